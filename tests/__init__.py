@@ -1,0 +1,1 @@
+"""The tests: laws (`asserts`), naive twins (`reference`), drawn structures (`strategies`)."""

@@ -1,0 +1,402 @@
+"""Naive twins of every layer, written from the equations alone.
+
+Plain float64 torch, so that autograd gives reference gradients; loops over samples, pairs of
+modalities and (where it reads naturally) time steps. Nothing of crossfuse is imported. A masked
+step is *cut out* rather than zeroed and a missing modality is a stream of no steps: that is what a
+mask means, and it shares no mechanism with the layers.
+
+The twins take plain state dicts with the layers' own keys. Letters are the paper's: X, T, F, O, J.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+# Modalities, masks or outputs: a mapping, a sequence, one tensor, None
+Structure = Any
+State = Mapping[str, Tensor]
+Length = int | None | Mapping[str, int]
+NEGATIVE_SLOPE = 0.01
+
+
+class Stream(NamedTuple):
+    """The valid steps of one modality in one sample."""
+
+    rows: Tensor  # (n, d)
+    at: list[int]  # n positions in the whole window
+
+
+Sample = dict[str, Stream]
+
+
+def by_name(values: Structure, names: Sequence[str]) -> dict[str, Tensor | None]:
+    """Puts a mapping, a sequence, one tensor for all, or None into a dict over every name."""
+    if values is None or isinstance(values, Tensor):
+        return dict.fromkeys(names, values)
+    if isinstance(values, Mapping):
+        return {name: values.get(name) for name in names}
+    return dict(zip(names, values, strict=True))
+
+
+def _sample(
+    modalities: Mapping[str, Tensor | None],
+    masks: Mapping[str, Tensor | None],
+    dims: Mapping[str, int],
+    index: int,
+    like: Tensor,
+) -> Sample:
+    sample: Sample = {}
+    for name, dim in dims.items():
+        x, mask = modalities[name], masks[name]
+        if x is None:
+            sample[name] = Stream(like.new_zeros(0, dim), [])
+            continue
+        at = [t for t in range(x.shape[1]) if mask is None or bool(mask[index, t])]
+        sample[name] = Stream(x[index][at], at)
+    return sample
+
+
+def _whole(stream: Stream, length: int) -> Tensor:
+    """The stream back on its window, zero at the steps that were cut out."""
+    rows = {t: stream.rows[n] for n, t in enumerate(stream.at)}
+    zero = stream.rows.new_zeros(stream.rows.shape[-1])
+    return torch.stack([rows.get(t, zero) for t in range(length)])
+
+
+def _per_sample(
+    fuse: Callable[[Sample], Sample],
+    modalities: Structure,
+    mask: Structure,
+    dims: Mapping[str, int],
+) -> Structure:
+    """Runs `fuse` on each sample and gives back the structure that came in."""
+    inputs, masks = by_name(modalities, list(dims)), by_name(mask, list(dims))
+    present = {name: x for name, x in inputs.items() if x is not None}
+    like = next(iter(present.values()))
+    fused = [fuse(_sample(inputs, masks, dims, b, like)) for b in range(like.shape[0])]
+    outputs: dict[str, Tensor | None] = dict.fromkeys(dims)
+    for name, x in present.items():
+        wholes = [_whole(sample[name], x.shape[1]) for sample in fused]
+        outputs[name] = torch.stack(wholes) if wholes else x.new_zeros(x.shape)
+    if isinstance(modalities, Mapping):
+        return {name: outputs[name] for name in modalities}
+    return tuple(outputs.values())
+
+
+def _members(names: Sequence[str], name: str, joint: str) -> list[str]:
+    return [other for other in names if joint == "all" or other != name]
+
+
+def _correlation(x: Stream, y: Stream, weight: Tensor, scale: float) -> Tensor:
+    """tanh(s Xᵀ T Y) over the steps that both have (eqs 2-4, one block of columns)."""
+    return torch.tanh(scale * x.rows.T @ weight[x.at][:, y.at] @ y.rows)
+
+
+def _correlation_without_weight(x: Stream, y: Stream) -> Tensor:
+    """tanh(Xᵀ Y / sqrt(n)), n the valid steps of X: the layer with length=None."""
+    total = x.rows.new_zeros(x.rows.shape[1], y.rows.shape[1])
+    for n, t in enumerate(x.at):
+        if t in y.at:
+            total = total + torch.outer(x.rows[n], y.rows[y.at.index(t)])
+    return torch.tanh(total / max(len(x.at), 1) ** 0.5)
+
+
+def _temporal_block(weight: Tensor, members: Sequence[str], name: str, length: Length) -> Tensor:
+    """The columns of T that meet `name`: all of them if aligned, its own block if not."""
+    if not isinstance(length, Mapping):
+        return weight
+    before = sum(length[other] for other in members[: members.index(name)])
+    return weight[:, before : before + length[name]]
+
+
+def recursive_cross_modal_attention(
+    state: State,
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    length: Length,
+    steps: int = 2,
+    joint: str = "others",
+    share_weights: bool = False,
+    variant: str = "printed",
+) -> Structure:
+    """RCMA, eqs 1-13, as printed or as the authors' code has it."""
+    names = list(dims)
+
+    def printed(sample: Sample, key: str, name: str) -> Tensor:
+        x, members = sample[name], _members(names, name, joint)
+        scale = sum(dims[other] for other in members) ** -0.5
+        blocks = []
+        for other in members:
+            if length is None:
+                blocks.append(_correlation_without_weight(x, sample[other]))
+                continue
+            weight = _temporal_block(state[f"{key}.temporal"], members, other, length)
+            blocks.append(_correlation(x, sample[other], weight, scale))
+        h = torch.relu(x.rows @ state[f"{key}.feature"] @ torch.cat(blocks, dim=1))
+        return x.rows + h @ state[f"{key}.output"]
+
+    def released(sample: Sample, key: str, name: str) -> Tensor:
+        x, members = sample[name], _members(names, name, joint)
+        scale = sum(dims[other] for other in members) ** -0.5
+        at = sorted({t for other in members for t in sample[other].at})
+        span = at[-1] + 1 if at else 0
+        parts = [_whole(sample[other], span) if span else sample[other].rows for other in members]
+        j = torch.cat([part[at] if at else part[:0] for part in parts], dim=1)
+        if joint == "others":
+            j = j @ state[f"{key}.joint"] + state[f"{key}.joint_bias"]
+        mixed = x.rows.T @ state[f"{key}.temporal"][x.at] + state[f"{key}.temporal_bias"]
+        c = torch.tanh(scale * mixed[:, at] @ j)
+        h = torch.relu(
+            torch.tanh((x.rows @ state[f"{key}.feature"] + state[f"{key}.feature_bias"]) @ c)
+        )
+        return x.rows + torch.relu(h @ state[f"{key}.output"] + state[f"{key}.output_bias"])
+
+    def fuse(sample: Sample) -> Sample:
+        step = printed if variant == "printed" else released
+        for k in range(steps):
+            index = 0 if share_weights else k
+            sample = {
+                name: Stream(step(sample, f"steps.{index}.{name}", name), sample[name].at)
+                for name in names
+            }
+        return sample
+
+    return _per_sample(fuse, modalities, mask, dims)
+
+
+def joint_cross_attention(
+    state: State, modalities: Structure, mask: Structure = None, *, dims: Mapping[str, int]
+) -> Structure:
+    """JCA (CVPRW 2022) for N modalities; the joint is always that of all."""
+    scale = sum(dims.values()) ** -0.5
+
+    def branch(sample: Sample, name: str) -> Tensor:
+        x, key = sample[name], f"branches.{name}"
+        t, s, g, o = (state[f"{key}.{part}"] for part in ("temporal", "own", "joint", "output"))
+        c = torch.cat([_correlation(x, sample[other], t, scale) for other in dims], dim=1)
+        h = torch.relu(x.rows.T @ s[x.at] + c @ g)
+        return x.rows + (h @ o[:, x.at]).T
+
+    def fuse(sample: Sample) -> Sample:
+        return {name: Stream(branch(sample, name), sample[name].at) for name in dims}
+
+    return _per_sample(fuse, modalities, mask, dims)
+
+
+def dynamic_gate(
+    weight: Tensor, bias: Tensor, x: Tensor, attended: Tensor, temperature: float = 0.1
+) -> Tensor:
+    """g = softmax(Linear(X_att) / 0.1), relu(g_0 X + g_1 X_att), row by row (DCA, ICME 2024)."""
+    rows = []
+    for own, other in zip(x.flatten(0, -2), attended.flatten(0, -2), strict=True):
+        scores = torch.exp(
+            (weight @ other + bias) / temperature - ((weight @ other + bias) / temperature).max()
+        )
+        gate = scores / scores.sum()
+        rows.append(torch.relu(gate[0] * own + gate[1] * other))
+    return torch.stack(rows).view_as(x) if rows else x.new_zeros(x.shape)
+
+
+class ConvBlock(NamedTuple):
+    """One block of the TCN: two convolutions, weights (out, in, kernel), and the 1x1 residual."""
+
+    weights: tuple[Tensor, Tensor]
+    biases: tuple[Tensor, Tensor]
+    residual: tuple[Tensor, Tensor] | None
+
+
+def weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
+    """g v / ||v||, one norm per output channel."""
+    return torch.stack(
+        [
+            g * v / v.square().sum().sqrt()
+            for g, v in zip(magnitude.flatten(), direction, strict=True)
+        ]
+    )
+
+
+def _leaky(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, NEGATIVE_SLOPE * x)
+
+
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor, dilation: int, causal: bool, valid: Tensor
+) -> Tensor:
+    """One dilated convolution of (L, in), tap by tap, zero outside the window and where invalid."""
+    kernel = weight.shape[-1]
+    ahead = 0 if causal else dilation * (kernel - 1) // 2
+    steps = []
+    for t in range(x.shape[0]):
+        total = bias
+        for tap in range(kernel):
+            source = t + ahead - dilation * (kernel - 1 - tap)
+            if 0 <= source < x.shape[0]:
+                total = total + weight[:, :, tap] @ x[source]
+        steps.append(total * valid[t])
+    return torch.stack(steps)
+
+
+def temporal_conv_net(
+    blocks: Sequence[ConvBlock], x: Tensor, mask: Tensor | None = None, *, causal: bool = True
+) -> Tensor:
+    """The TCN on (B, L, d): dilation 2^k, LeakyReLU after each convolution and after the sum.
+
+    Invalid steps are zero wherever a convolution looks: they equal the padding outside the window.
+    """
+    outputs = []
+    for b in range(x.shape[0]):
+        valid = torch.ones(x.shape[1], dtype=x.dtype) if mask is None else mask[b].to(x.dtype)
+        at = [bool(v) for v in valid]
+        y = torch.stack([x[b, t] if at[t] else x.new_zeros(x.shape[2]) for t in range(len(at))])
+        for k, block in enumerate(blocks):
+            inner = y
+            for weight, bias in zip(block.weights, block.biases, strict=True):
+                inner = _leaky(_convolve(inner, weight, bias, 2**k, causal, valid))
+            kept = y
+            if block.residual is not None:
+                kept = _convolve(y, *block.residual, 1, True, valid)
+            y = _leaky(inner + kept)
+        outputs.append(y)
+    width = blocks[-1].biases[1].shape[0]
+    return torch.stack(outputs) if outputs else x.new_zeros(0, x.shape[1], width)
+
+
+def concat_fusion(
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    projection: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Features side by side in declared order; a step is valid where any modality is."""
+    inputs, masks = by_name(modalities, list(dims)), by_name(mask, list(dims))
+    like = next(x for x in inputs.values() if x is not None)
+    samples = []
+    for b in range(like.shape[0]):
+        sample = _sample(inputs, masks, dims, b, like)
+        row = torch.cat([_whole(sample[name], like.shape[1]) for name in dims], dim=1)
+        if projection is not None:
+            seen = {t for stream in sample.values() for t in stream.at}
+            valid = row.new_tensor([[float(t in seen)] for t in range(like.shape[1])])
+            row = (row @ projection[0].T + projection[1]) * valid
+        samples.append(row)
+    width = sum(dims.values()) if projection is None else projection[1].shape[0]
+    return torch.stack(samples) if samples else like.new_zeros(0, like.shape[1], width)
+
+
+def cross_attention(
+    weights: Mapping[tuple[str, str], Tensor],
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    temperature: float = 1.0,
+) -> Structure:
+    """Cross-attention (FG 2021): tanh(X_i + mean over j of A_ijᵀ X_i), A_ij over the steps of i.
+
+    `weights` holds W_ij for each unordered pair under (i, j), i declared before j; Z_ji = Z_ijᵀ. At
+    a step where j is invalid its row is zero, hence Z too, hence the mean over the steps of i.
+    """
+
+    def attended(sample: Sample, i: str, j: str, t: int) -> Tensor:
+        own, other = sample[i], sample[j]
+        query = other.rows[other.at.index(t)] if t in other.at else own.rows.new_zeros(dims[j])
+        weight = weights[i, j] if (i, j) in weights else weights[j, i].T
+        scores = torch.softmax(own.rows @ weight @ query / temperature, dim=0)
+        return scores @ own.rows
+
+    def fuse(sample: Sample) -> Sample:
+        fused = {}
+        for i in dims:
+            others = [j for j in dims if j != i]
+            rows = [
+                torch.tanh(row + sum(attended(sample, i, j, t) for j in others) / len(others))
+                for row, t in zip(sample[i].rows, sample[i].at, strict=True)
+            ]
+            fused[i] = Stream(torch.stack(rows) if rows else sample[i].rows, sample[i].at)
+        return fused
+
+    return _per_sample(fuse, modalities, mask, dims)
+
+
+class Affine(NamedTuple):
+    """A linear map with bias, weight (out, in)."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def leader_follower_attention(
+    maps: Mapping[str, Mapping[str, Affine]],
+    norm: Affine,
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    leader: str,
+) -> Tensor:
+    """Leader-follower (ICCVW 2021), step by step; `maps[name]` holds its query, key and value.
+
+    A modality that is invalid at a step has zero query, key and value there and takes no part in
+    the softmax.
+    """
+    inputs, masks = by_name(modalities, list(dims)), by_name(mask, list(dims))
+    like = next(x for x in inputs.values() if x is not None)
+    width = norm.weight.shape[1]
+
+    def step(sample: Sample, t: int) -> Tensor:
+        here = {
+            name: stream.rows[stream.at.index(t)]
+            for name, stream in sample.items()
+            if t in stream.at
+        }
+        lead = here[leader] if leader in here else like.new_zeros(dims[leader])
+        if not here:
+            return torch.cat([lead, like.new_zeros(len(dims) * width)])
+        q, k, v = (
+            {
+                name: maps[name][kind].weight @ row + maps[name][kind].bias
+                for name, row in here.items()
+            }
+            for kind in ("query", "key", "value")
+        )
+        rows = []
+        for name in dims:
+            if name not in here:
+                rows.append(like.new_zeros(width))
+                continue
+            scores = torch.softmax(
+                torch.stack([k[name] @ q[other] for other in here]) / width**0.5, dim=0
+            )
+            mixed = sum(score * v[other] for score, other in zip(scores, here, strict=True))
+            rows.append(mixed + v[name])
+        table = torch.stack(rows)
+        spread = (table - table.mean()).square().mean()
+        table = (table - table.mean()) / (spread + 1e-5).sqrt() * norm.weight + norm.bias
+        return torch.cat([lead, table.flatten()])
+
+    samples = []
+    for b in range(like.shape[0]):
+        sample = _sample(inputs, masks, dims, b, like)
+        samples.append(torch.stack([step(sample, t) for t in range(like.shape[1])]))
+    out = dims[leader] + len(dims) * width
+    return torch.stack(samples) if samples else like.new_zeros(0, like.shape[1], out)
+
+
+def concordance(x: Tensor, y: Tensor, *, mixed_moments: bool = False, eps: float = 0.0) -> Tensor:
+    """The concordance correlation of two 1-d series by its definition.
+
+    `mixed_moments` is the authors' mixture: biased covariance over unbiased variances.
+    """
+    n = x.shape[0]
+    mean_x, mean_y = x.sum() / n, y.sum() / n
+    covariance = ((x - mean_x) * (y - mean_y)).sum() / n
+    divisor = n - 1 if mixed_moments else n
+    variances = ((x - mean_x).square().sum() + (y - mean_y).square().sum()) / divisor
+    return 2 * covariance / (variances + (mean_x - mean_y).square() + eps)
