@@ -124,8 +124,13 @@ def recursive_cross_modal_attention(
     joint: str = "others",
     share_weights: bool = False,
     variant: str = "printed",
+    stable: bool = False,
+    gate: bool = False,
 ) -> Structure:
-    """RCMA, eqs 1-13, as printed or as the authors' code has it."""
+    """RCMA, eqs 1-13, as printed or as the authors' code has it.
+
+    With `stable`, H has its argument divided by sqrt(d_i).
+    """
     names = list(dims)
 
     def printed(sample: Sample, key: str, name: str) -> Tensor:
@@ -139,6 +144,8 @@ def recursive_cross_modal_attention(
             weight = _temporal_block(state[f"{key}.temporal"], members, other, length)
             blocks.append(_correlation(x, sample[other], weight, scale))
         h = torch.relu(x.rows @ state[f"{key}.feature"] @ torch.cat(blocks, dim=1))
+        if stable:
+            h = h / dims[name] ** 0.5
         return x.rows + h @ state[f"{key}.output"]
 
     def released(sample: Sample, key: str, name: str) -> Tensor:
@@ -159,19 +166,25 @@ def recursive_cross_modal_attention(
 
     def fuse(sample: Sample) -> Sample:
         step = printed if variant == "printed" else released
+        first = sample
         for k in range(steps):
             index = 0 if share_weights else k
             sample = {
                 name: Stream(step(sample, f"steps.{index}.{name}", name), sample[name].at)
                 for name in names
             }
-        return sample
+        return _gated(state, first, sample) if gate else sample
 
     return _per_sample(fuse, modalities, mask, dims)
 
 
 def joint_cross_attention(
-    state: State, modalities: Structure, mask: Structure = None, *, dims: Mapping[str, int]
+    state: State,
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    gate: bool = False,
 ) -> Structure:
     """JCA (CVPRW 2022) for N modalities; the joint is always that of all."""
     scale = sum(dims.values()) ** -0.5
@@ -184,7 +197,8 @@ def joint_cross_attention(
         return x.rows + (h @ o[:, x.at]).T
 
     def fuse(sample: Sample) -> Sample:
-        return {name: Stream(branch(sample, name), sample[name].at) for name in dims}
+        fused = {name: Stream(branch(sample, name), sample[name].at) for name in dims}
+        return _gated(state, sample, fused) if gate else fused
 
     return _per_sample(fuse, modalities, mask, dims)
 
@@ -194,13 +208,27 @@ def dynamic_gate(
 ) -> Tensor:
     """g = softmax(Linear(X_att) / 0.1), relu(g_0 X + g_1 X_att), row by row (DCA, ICME 2024)."""
     rows = []
-    for own, other in zip(x.flatten(0, -2), attended.flatten(0, -2), strict=True):
-        scores = torch.exp(
-            (weight @ other + bias) / temperature - ((weight @ other + bias) / temperature).max()
+    for own, other in zip(x, attended, strict=True):
+        scores = (weight @ other + bias) / temperature
+        odds = torch.exp(scores - scores.max())
+        rows.append(torch.relu((odds[0] * own + odds[1] * other) / odds.sum()))
+    return torch.stack(rows) if rows else x
+
+
+def _gated(state: State, before: Sample, after: Sample) -> Sample:
+    """One gate per modality between what came in and what came out."""
+    return {
+        name: Stream(
+            dynamic_gate(
+                state[f"gates.{name}.score.weight"],
+                state[f"gates.{name}.score.bias"],
+                before[name].rows,
+                after[name].rows,
+            ),
+            before[name].at,
         )
-        gate = scores / scores.sum()
-        rows.append(torch.relu(gate[0] * own + gate[1] * other))
-    return torch.stack(rows).view_as(x) if rows else x.new_zeros(x.shape)
+        for name in before
+    }
 
 
 class ConvBlock(NamedTuple):
