@@ -1,0 +1,13 @@
+"""Fusion layers for PyTorch: N streams of features from the same moments, fused."""
+
+from importlib.metadata import version as _version
+
+from crossfuse import functional as functional
+from crossfuse.gate import DynamicGate as DynamicGate
+from crossfuse.joint import JointCrossAttention as JointCrossAttention
+from crossfuse.missing import PerModality as PerModality
+from crossfuse.recursive import RecursiveCrossModalAttention as RecursiveCrossModalAttention
+from crossfuse.temporal import TemporalConvNet as TemporalConvNet
+from crossfuse.temporal import TemporalState as TemporalState
+
+__version__ = _version("crossfuse")

@@ -1,0 +1,230 @@
+"""The grammar of every error message, and the checks that need no layer.
+
+One grammar: who, which input, which axis; then what was found, what was expected, what to do.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+E = TypeVar("E", ValueError, TypeError)
+
+
+def fault(
+    kind: type[E], layer: str, problem: str, *, got: object, expected: object, hint: str
+) -> E:
+    """Composes an exception; the caller raises it, so that the traceback ends at the check."""
+    return kind(
+        f"{layer}: {problem}\n  got       {got}\n  expected  {expected}\n  hint      {hint}"
+    )
+
+
+def shapes(named: Mapping[str, Tensor | None]) -> str:
+    """Lists the shapes of named tensors on one line."""
+    return ", ".join(
+        f"{name} {tuple(x.shape) if isinstance(x, Tensor) else 'missing'}"
+        for name, x in named.items()
+    )
+
+
+def quoted(names: Iterable[object]) -> str:
+    """Lists names in quotes on one line."""
+    return ", ".join(repr(str(name)) for name in names) or "nothing"
+
+
+def check_size(layer: str, name: str, value: object) -> None:
+    """Refuses a size that is not an int of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name} must be a positive int",
+            got=f"{value!r}",
+            expected="an int of at least 1",
+            hint=f"{name} counts the elements along an axis",
+        )
+
+
+def check_probability(layer: str, name: str, value: float) -> None:
+    """Refuses a probability outside [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name} must be a probability",
+            got=f"{value!r}",
+            expected="a number from 0 to 1",
+            hint=f"{name} is the share that is dropped, not the share that is kept",
+        )
+
+
+def check_choice(layer: str, name: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a word that is not among the choices."""
+    if value not in choices:
+        raise fault(
+            ValueError,
+            layer,
+            f"unknown {name}",
+            got=f"{value!r}",
+            expected=f"one of {quoted(choices)}",
+            hint=f"the docstring of {layer} says what each {name} means",
+        )
+
+
+def check_name(layer: str, name: object) -> None:
+    """Refuses a modality name that cannot be part of a parameter's name."""
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} cannot name a modality",
+            got=f"{name!r}",
+            expected="a non-empty str without '.', not an attribute of nn.ModuleDict",
+            hint="names become parts of parameter names; add a prefix, such as 'x_' + name",
+        )
+
+
+def check_layout(layer: str, name: str, x: object, dim: int) -> None:
+    """Refuses what is not a floating-point tensor (B, L, dim) with at least one step."""
+    expected = f"{name} (batch, steps, {dim})"
+    if not isinstance(x, Tensor):
+        raise fault(
+            TypeError,
+            layer,
+            f"{name!r} is not a tensor",
+            got=type(x).__name__,
+            expected=expected,
+            hint="convert it with torch.as_tensor, or give None if it is missing",
+        )
+    got = shapes({name: x})
+    if x.ndim != 3:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has {x.ndim} axes, not 3",
+            got=got,
+            expected=expected,
+            hint="for one sample add the batch axis with x[None]; flatten what is more",
+        )
+    if x.shape[2] != dim:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has {x.shape[2]} features on axis 2, not {dim}",
+            got=got,
+            expected=expected,
+            hint=f"features come last (x.mT swaps the axes); or build the layer for {x.shape[2]}",
+        )
+    if x.shape[1] < 1:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has no steps on axis 1",
+            got=got,
+            expected=expected,
+            hint="give None if the modality is missing",
+        )
+    if not x.is_floating_point():
+        raise fault(
+            TypeError,
+            layer,
+            f"{name!r} is not of a floating-point dtype",
+            got=x.dtype,
+            expected="a floating-point dtype",
+            hint="convert it with .to(torch.float32)",
+        )
+
+
+def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuses a tensor on another device, or (outside autocast) of another dtype, than another."""
+    if x.device != other.device:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} is on another device than {other_name}",
+            got=x.device,
+            expected=other.device,
+            hint="move the layer and all inputs to one device with .to(device)",
+        )
+    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise fault(
+            TypeError,
+            layer,
+            f"{name!r} has another dtype than {other_name}",
+            got=x.dtype,
+            expected=other.dtype,
+            hint="convert one of them with .to(dtype), or run under torch.autocast",
+        )
+
+
+def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
+    """Refuses what is not a bool mask (B, L) for the features (B, L, d), on their device."""
+    expected = f"bool ({x.shape[0]}, {x.shape[1]}), True = valid"
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise fault(
+            TypeError,
+            layer,
+            f"{name} is not a bool tensor",
+            got=mask.dtype if isinstance(mask, Tensor) else type(mask).__name__,
+            expected=expected,
+            hint="compare to make one, such as steps < lengths[:, None]; True keeps a step",
+        )
+    if mask.shape != x.shape[:2]:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name} does not have the batch and steps of its features",
+            got=f"mask {tuple(mask.shape)} for features {tuple(x.shape)}",
+            expected=expected,
+            hint="a mask is (batch, steps); give one per modality where their steps differ",
+        )
+    if mask.device != x.device:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name} is on another device than its features",
+            got=mask.device,
+            expected=x.device,
+            hint="move the mask with .to(device)",
+        )
+
+
+def check_together(
+    layer: str, name: str, x: Tensor, first_name: str, first: Tensor, *, aligned: bool
+) -> None:
+    """Refuses features (B, L, d) of another batch or, if aligned, other steps than the first's."""
+    got = shapes({first_name: first, name: x})
+    if x.shape[0] != first.shape[0]:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has {x.shape[0]} samples on axis 0, {first_name!r} has {first.shape[0]}",
+            got=got,
+            expected="one batch size for every modality",
+            hint="where a sample lacks a modality, give it a mask row of False",
+        )
+    if aligned and x.shape[1] != first.shape[1]:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has {x.shape[1]} steps on axis 1, {first_name!r} has {first.shape[1]}",
+            got=got,
+            expected="one number of steps for every modality",
+            hint="resample, or pad and mask, or use RecursiveCrossModalAttention with a length "
+            "for each modality",
+        )
+
+
+def check_longest(layer: str, name: str, x: Tensor, longest: int | None) -> None:
+    """Refuses features (B, L, d) with more steps than the layer has weights for."""
+    if longest is not None and x.shape[1] > longest:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name!r} has {x.shape[1]} steps on axis 1, more than length={longest}",
+            got=shapes({name: x}),
+            expected=f"at most {longest} steps",
+            hint="cut it into windows (crossfuse.windows), or build the layer for longer ones",
+        )

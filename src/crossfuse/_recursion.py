@@ -1,0 +1,221 @@
+"""One step of recursive cross-modal attention for one modality: its weights and their use.
+
+Shapes: B batch, L steps, d features of the modality, D features of its joint.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from crossfuse import functional
+from crossfuse._modalities import zero_invalid
+
+
+class Attended(NamedTuple):
+    """What one step made of one modality."""
+
+    features: Tensor  # (B, L, d)
+    correlation: Tensor  # (B, d, D)
+    attention_map: Tensor  # (B, L, D)
+
+
+class RecursionStep(NamedTuple):
+    """What one step made of every modality, each in the caller's structure.
+
+    Attributes:
+        features: The attended features, each (B, L, d_i).
+        correlations: C of each modality, (B, d_i, D_i).
+        attention_maps: H of each modality, (B, L, D_i).
+    """
+
+    features: Any
+    correlations: Any
+    attention_maps: Any
+
+
+class Recursion(NamedTuple):
+    """The outputs of :class:`crossfuse.RecursiveCrossModalAttention` and how it came to them.
+
+    Attributes:
+        outputs: What ``forward`` returns.
+        steps: One :class:`RecursionStep` per recursion.
+    """
+
+    outputs: Any
+    steps: tuple[RecursionStep, ...]
+
+
+class Branch(nn.Module):
+    """The step as the paper prints it.
+
+    Args:
+        dim: Features d of the modality.
+        joint_dim: Features D of its joint.
+        length: Longest window of the modality; ``None`` for no temporal weight.
+        columns: Longest window of each part of the joint: one part if all are aligned.
+        stable: See :class:`crossfuse.RecursiveCrossModalAttention`.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        joint_dim: int,
+        length: int | None,
+        columns: Sequence[int],
+        *,
+        stable: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.length = length
+        self.columns = list(columns)
+        self.stable = stable
+        self.temporal = (
+            None
+            if length is None
+            else nn.Parameter(torch.empty(length, sum(columns), device=device, dtype=dtype))
+        )
+        self.feature = nn.Parameter(torch.empty(dim, dim, device=device, dtype=dtype))
+        self.output = nn.Parameter(torch.empty(joint_dim, dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, after Xavier."""
+        if self.temporal is not None:
+            for block in torch.split(self.temporal.detach(), self.columns, dim=1):
+                nn.init.xavier_uniform_(block)
+        nn.init.xavier_uniform_(self.feature)
+        if self.stable:
+            nn.init.zeros_(self.output)
+        else:
+            nn.init.xavier_uniform_(self.output)
+
+    @override
+    def forward(
+        self,
+        x: Tensor,
+        joint: Sequence[Tensor],
+        valid: Tensor | None,
+        joint_masks: Sequence[Tensor | None],
+        dropout: float,
+    ) -> Attended:
+        """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps."""
+        correlation = self._correlation(x, joint, valid)
+        scale = x.shape[-1] ** -0.5 if self.stable else 1.0
+        attention = functional.attention_map(
+            x, correlation, self.feature, scale=scale, longest=self.length
+        )
+        features = functional.attended_features(x, attention, self.output, dropout=dropout)
+        return Attended(features, correlation, attention)
+
+    def _correlation(self, x: Tensor, joint: Sequence[Tensor], valid: Tensor | None) -> Tensor:
+        if self.temporal is None:
+            count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
+            return functional.timeless_correlation(x, joint[0], count)
+        temporals = [
+            block[: x.shape[1], : part.shape[1]]
+            for block, part in zip(
+                torch.split(self.temporal, self.columns, dim=1), joint, strict=True
+            )
+        ]
+        if len(joint) == 1:
+            return functional.joint_correlation(x, joint[0], temporals[0])
+        return functional.unaligned_correlation(x, joint, temporals)
+
+    @override
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={tuple(p.shape)}" for name, p in self.named_parameters())
+
+
+class ReleasedBranch(nn.Module):
+    """The step as the authors' released code computes it.
+
+    Args:
+        dim: Features d of the modality.
+        joint_dim: Features D of its joint.
+        length: Longest window.
+        map_joint: Whether the joint goes through an affine map of its own.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        joint_dim: int,
+        length: int,
+        *,
+        map_joint: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.length = length
+
+        def empty(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*size, device=device, dtype=dtype))
+
+        self.temporal, self.temporal_bias = empty(length, length), empty(length)
+        self.feature, self.feature_bias = empty(dim, dim), empty(dim)
+        self.output, self.output_bias = empty(joint_dim, dim), empty(dim)
+        self.joint = empty(joint_dim, joint_dim) if map_joint else None
+        self.joint_bias = empty(joint_dim) if map_joint else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, as nn.Linear does."""
+        for name, parameter in self.named_parameters():
+            weight = self.get_parameter(name.removesuffix("_bias"))
+            bound = weight.shape[0] ** -0.5
+            nn.init.uniform_(parameter, -bound, bound)
+
+    @override
+    def forward(
+        self,
+        x: Tensor,
+        joint: Sequence[Tensor],
+        valid: Tensor | None,
+        joint_masks: Sequence[Tensor | None],
+        dropout: float,
+    ) -> Attended:
+        """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps."""
+        steps = x.shape[1]
+        whole = joint[0]
+        if self.joint is not None and self.joint_bias is not None:
+            whole = zero_invalid(whole @ self.joint + self.joint_bias, _any_valid(joint_masks))
+        correlation = functional.released_correlation(
+            x,
+            whole,
+            self.temporal[:steps, :steps],
+            self.temporal_bias[:steps],
+            dropout=dropout,
+        )
+        attention = zero_invalid(
+            functional.released_attention_map(
+                x, correlation, self.feature, self.feature_bias, longest=self.length
+            ),
+            valid,
+        )
+        features = zero_invalid(
+            functional.released_attended_features(
+                x, attention, self.output, self.output_bias, dropout=dropout
+            ),
+            valid,
+        )
+        return Attended(features, correlation, attention)
+
+    @override
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={tuple(p.shape)}" for name, p in self.named_parameters())
+
+
+def _any_valid(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """The steps (B, L) at which any of the modalities is valid; None if all are."""
+    known = [mask for mask in masks if mask is not None]
+    return torch.stack(known).any(dim=0) if len(known) == len(masks) else None

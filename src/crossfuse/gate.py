@@ -1,0 +1,89 @@
+"""A gate between a modality's features and its attended features."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from crossfuse._checks import check_layout, check_size, fault
+
+
+class DynamicGate(nn.Module):
+    r"""Chooses at each step between a modality's features and its attended features.
+
+    .. math::
+        g = \mathrm{softmax}(W X_\mathrm{att} / \tau) \qquad
+        Y = \mathrm{relu}(g_0 X + g_1 X_\mathrm{att})
+
+    Args:
+        dim: Features d of the modality.
+        temperature: :math:`\tau`; the smaller, the harder the choice. 0.1 in the paper.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+
+    Shape:
+        - ``x``, ``attended``: (B, L, d)
+        - output: (B, L, d); zero where both inputs are
+
+    Raises:
+        TypeError: If an input is not a floating-point tensor.
+        ValueError: If a size or the temperature is not positive, or the shapes do not fit.
+
+    References:
+        | R. G. Praveen, J. Alam, "Cross-Attention is Not Always Needed: Dynamic Cross-Attention
+          for Audio-Visual Dimensional Emotion Recognition" (DCA), ICME 2024
+        | https://arxiv.org/abs/2403.19554
+
+    Example:
+        >>> gate = DynamicGate(8)
+        >>> x, attended = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+        >>> gate(x, attended).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        temperature: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_size("DynamicGate", "dim", dim)
+        if not temperature > 0:
+            raise fault(
+                ValueError,
+                "DynamicGate",
+                "temperature must be positive",
+                got=f"{temperature!r}",
+                expected="a number above 0",
+                hint="the paper uses 0.1; a large one averages the two inputs",
+            )
+        self.dim = dim
+        self.temperature = temperature
+        self.score = nn.Linear(dim, 2, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew."""
+        self.score.reset_parameters()
+
+    @override
+    def forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Mixes features and attended features, both (B, L, d), into (B, L, d)."""
+        check_layout("DynamicGate", "x", x, self.dim)
+        check_layout("DynamicGate", "attended", attended, self.dim)
+        if x.shape != attended.shape:
+            raise fault(
+                ValueError,
+                "DynamicGate",
+                "'x' and 'attended' differ in shape",
+                got=f"x {tuple(x.shape)}, attended {tuple(attended.shape)}",
+                expected="the same (batch, steps, features)",
+                hint="give the features before and after one attention",
+            )
+        gate = torch.softmax(self.score(attended) / self.temperature, dim=-1)
+        return torch.relu(gate[..., :1] * x + gate[..., 1:] * attended)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, temperature={self.temperature}"

@@ -1,0 +1,288 @@
+"""The temporal convolutional network."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, pad
+from torch.nn.utils.parametrizations import weight_norm
+from typing_extensions import override
+
+from crossfuse._checks import (
+    check_layout,
+    check_like,
+    check_mask,
+    check_probability,
+    check_size,
+    fault,
+)
+from crossfuse._modalities import zero_invalid
+
+_NAME = "TemporalConvNet"
+_SLOPE = 0.01  # of the LeakyReLU, as in the papers' code
+
+
+class TemporalState(NamedTuple):
+    """What a :class:`TemporalConvNet` remembers between two chunks of a stream.
+
+    Attributes:
+        contexts: The last inputs of each convolution, (B, features, steps) each.
+    """
+
+    contexts: tuple[Tensor, ...]
+
+
+class TemporalConvNet(nn.Module):
+    r"""Encodes a stream with blocks of dilated convolutions over its steps.
+
+    Block k has two convolutions of dilation :math:`2^k`, with weight normalisation, each followed
+    by LeakyReLU(0.01) and dropout; the block's input is added (through a 1×1 convolution where
+    widths differ) and a last LeakyReLU follows.
+
+    Args:
+        dim: Features d of the input.
+        widths: Features of each block's output.
+        kernel_size: Taps of each convolution; odd unless causal.
+        causal: Whether an output depends on its own and earlier steps only.
+        dropout: Probability of dropping an element after each convolution.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+
+    Shape:
+        - ``x``: (B, L, d)
+        - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
+          :class:`torch.nn.MultiheadAttention`)
+        - output: (B, L, widths[-1]), zero at invalid steps, which are as good as padding: what
+          stands in them matters to no output
+
+    Raises:
+        TypeError: If an input or a mask is of the wrong type or dtype.
+        ValueError: If sizes or shapes do not fit; if a net that is not causal has an even kernel
+            or is asked to stream.
+
+    References:
+        | S. Bai, J. Z. Kolter, V. Koltun, "An Empirical Evaluation of Generic Convolutional and
+          Recurrent Networks for Sequence Modeling", 2018, section 3
+        | https://arxiv.org/abs/1803.01271
+
+    Example:
+        >>> tcn = TemporalConvNet(40, [64, 64, 32])
+        >>> tcn(torch.randn(2, 100, 40)).shape
+        torch.Size([2, 100, 32])
+        >>> tcn.receptive_field
+        57
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        widths: Sequence[int],
+        *,
+        kernel_size: int = 5,
+        causal: bool = True,
+        dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_size(_NAME, "dim", dim)
+        check_size(_NAME, "kernel_size", kernel_size)
+        check_size(_NAME, "the number of widths", len(widths))
+        for k, width in enumerate(widths):
+            check_size(_NAME, f"widths[{k}]", width)
+        check_probability(_NAME, "dropout", dropout)
+        if not causal and kernel_size % 2 == 0:
+            raise fault(
+                ValueError,
+                _NAME,
+                "kernel_size must be odd where causal=False",
+                got=f"{kernel_size}",
+                expected="an odd int",
+                hint="an even kernel has no centre; take one more or one less",
+            )
+        self.dim = dim
+        self.widths = tuple(widths)
+        self.kernel_size = kernel_size
+        self.causal = causal
+        self.dropout = dropout
+        sizes = zip((dim, *widths), widths, strict=False)
+        self.blocks = nn.ModuleList(
+            _Block(before, after, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype)
+            for k, (before, after) in enumerate(sizes)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew."""
+        for module in self.modules():
+            if isinstance(module, _Block):
+                module.reset_parameters()
+
+    @property
+    def receptive_field(self) -> int:
+        """The number of input steps that an output depends on."""
+        return 1 + sum(2 * (self.kernel_size - 1) * (1 << k) for k in range(len(self.widths)))
+
+    @override
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Encodes a whole sequence.
+
+        Args:
+            x: Features (B, L, d).
+            mask: Valid steps, (B, L), True = valid.
+
+        Returns:
+            (B, L, widths[-1]).
+        """
+        self._check(x, mask)
+        x = zero_invalid(x, mask).mT
+        for block in self.blocks:
+            x, _ = block(x, mask, None)
+        return x.mT
+
+    def stream(
+        self, chunk: Tensor, state: TemporalState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, TemporalState]:
+        """Encodes the next chunk of a stream; chunks of any lengths join up to the whole.
+
+        Args:
+            chunk: The next steps (B, l, d), l of at least 1.
+            state: What the call before returned; ``None`` at the beginning. It is not changed, so
+                that a stream can be taken up from it more than once.
+            mask: Valid steps, (B, l), True = valid.
+
+        Returns:
+            The outputs (B, l, widths[-1]) at these steps, and the state for the next call.
+
+        Raises:
+            ValueError: If the net is not causal, or the state is of another batch or net.
+
+        Example:
+            >>> tcn = TemporalConvNet(3, [4, 4])
+            >>> x, state, ys = torch.randn(1, 10, 3), None, []
+            >>> for chunk in x.split([1, 6, 3], dim=1):
+            ...     y, state = tcn.stream(chunk, state)
+            ...     ys.append(y)
+            >>> torch.allclose(torch.cat(ys, dim=1), tcn(x), atol=1e-6)
+            True
+        """
+        self._check(chunk, mask)
+        if not self.causal:
+            raise fault(
+                ValueError,
+                _NAME,
+                "a net that is not causal cannot stream",
+                got="causal=False",
+                expected="causal=True",
+                hint="its outputs wait for steps to come; run it over windows instead",
+            )
+        contexts = self._contexts(chunk, state)
+        x, after = zero_invalid(chunk, mask).mT, []
+        for k, block in enumerate(self.blocks):
+            x, pair = block(x, mask, contexts[2 * k : 2 * k + 2])
+            after.extend(pair)
+        return x.mT, TemporalState(tuple(after))
+
+    @override
+    def extra_repr(self) -> str:
+        return (
+            f"{self.dim}, {list(self.widths)}, kernel_size={self.kernel_size}, "
+            f"causal={self.causal}, dropout={self.dropout}"
+        )
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
+        check_layout(_NAME, "x", x, self.dim)
+        check_like(_NAME, "x", x, "the parameters", next(self.parameters()))
+        if mask is not None:
+            check_mask(_NAME, "mask", mask, x)
+
+    def _contexts(self, chunk: Tensor, state: TemporalState | None) -> tuple[Tensor, ...]:
+        widths = [
+            n for pair in zip((self.dim, *self.widths), self.widths, strict=False) for n in pair
+        ]
+        reach = [(self.kernel_size - 1) * 2 ** (k // 2) for k in range(len(widths))]
+        expected = [(chunk.shape[0], n, steps) for n, steps in zip(widths, reach, strict=True)]
+        if state is None:
+            return tuple(chunk.new_zeros(shape) for shape in expected)
+        found = [tuple(context.shape) for context in state.contexts]
+        if found != expected:
+            raise fault(
+                ValueError,
+                _NAME,
+                "'state' is of another batch size or another net",
+                got=found,
+                expected=expected,
+                hint="give the state that the last call returned, or None to begin a stream",
+            )
+        return state.contexts
+
+
+class _Block(nn.Module):
+    """Two dilated convolutions and the way around them; (B, features, L) in and out."""
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel_size: int,
+        dilation: int,
+        causal: bool,
+        dropout: float,
+        *,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        reach = (kernel_size - 1) * dilation
+        self.reach = reach if causal else 0
+        self.dropout = dropout
+
+        def conv(features: int) -> nn.Module:
+            plain = nn.Conv1d(
+                features,
+                after,
+                kernel_size,
+                dilation=dilation,
+                padding=0 if causal else reach // 2,
+                device=device,
+                dtype=dtype,
+            )
+            return cast(nn.Module, weight_norm(plain))
+
+        self.first, self.second = conv(before), conv(after)
+        self.residual = (
+            None if before == after else nn.Conv1d(before, after, 1, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, after He.
+
+        Assigning the weight goes through the parametrisation; writing into it would not.
+        """
+        convs: tuple[Any, ...] = (self.first, self.second)  # the type does not know the weight
+        for conv in convs:
+            weight = torch.empty_like(conv.weight)
+            nn.init.kaiming_normal_(weight, a=_SLOPE, nonlinearity="leaky_relu")
+            conv.weight = weight
+            nn.init.zeros_(conv.bias)
+        if self.residual is not None:
+            self.residual.reset_parameters()
+
+    @override
+    def forward(
+        self, x: Tensor, valid: Tensor | None, contexts: Sequence[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns the outputs and the contexts of the next chunk."""
+        inner, after = x, []
+        for k, conv in enumerate((self.first, self.second)):
+            if contexts is None:
+                inner = pad(inner, (self.reach, 0))
+            else:
+                inner = torch.cat([contexts[k], inner], dim=-1)
+                after.append(inner[..., inner.shape[-1] - self.reach :].clone())
+            inner = leaky_relu(conv(inner), _SLOPE)
+            inner = torch.dropout(inner, self.dropout, self.training)
+        around = x if self.residual is None else self.residual(x)
+        outputs = leaky_relu(inner + around, _SLOPE)
+        return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after
