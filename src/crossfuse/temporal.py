@@ -283,6 +283,8 @@ class _Block(nn.Module):
                 after.append(inner[..., inner.shape[-1] - self.reach :].clone())
             inner = leaky_relu(conv(inner), _SLOPE)
             inner = torch.dropout(inner, self.dropout, self.training)
+            # Between the convolutions too: to the second, invalid steps are padding as well.
+            inner = inner if valid is None else inner.masked_fill(~valid[:, None], 0.0)
         around = x if self.residual is None else self.residual(x)
         outputs = leaky_relu(inner + around, _SLOPE)
         return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after
