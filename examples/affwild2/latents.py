@@ -38,6 +38,11 @@ class Switches:
     sarcasm: float = 0.25
     idiosyncrasy: float = 0.5
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"make-data: {name} is a probability, found {value}")
+
 
 @dataclass(frozen=True)
 class Cue:

@@ -124,16 +124,19 @@ def resolve(root: Path) -> Layout:
     problems: list[str] = []
     rates = _read_rates(root / FRAME_RATES, problems)
     sources |= set(rates)
-    trials = [
-        _trial(root, name, partition, labels, sources, media)
-        for partition in PARTITIONS
-        for name, labels in _names(root, partition, problems)
-    ]
+    trials: dict[str, Trial] = {}
+    for partition in PARTITIONS:
+        for name, labels in _names(root, partition, problems):
+            if name in trials:
+                kept = trials[name].partition
+                problems.append(f"{labels or root / TEST_NAMES}: {name} is in {kept} already")
+            else:
+                trials[name] = _trial(root, name, partition, labels, sources, media)
     if not trials:
         raise ValueError(
             f"{root}: found no trials; expected {ANNOTATIONS['train'][0]}/*.txt or {TEST_NAMES}"
         )
-    return Layout(root, tuple(trials), rates, tuple(problems))
+    return Layout(root, tuple(trials.values()), rates, tuple(problems))
 
 
 def source_of(trial: str, sources: set[str]) -> str:
@@ -249,14 +252,18 @@ def _index_media(root: Path) -> dict[str, dict[str, Path]]:
 
 
 def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]:
+    """Reads ``video,fps,frames``; the file is only there where there are no video files."""
     rates: dict[str, tuple[float, int]] = {}
-    if not path.exists():
-        return rates
-    for number, line in enumerate(path.read_text().splitlines()[1:], start=2):
-        video, _, rest = line.rpartition(",")[0].rpartition(",")
+    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    for number, line in enumerate(lines, start=2):
+        video, *rest = line.rsplit(",", 2)
         try:
-            rates[video] = (float(rest), int(line.rpartition(",")[2]))
-        except ValueError:
+            fps, frames = float(rest[0]), int(rest[1])
+        except (ValueError, IndexError):
+            fps, frames = 0.0, 0
+        if frames > 0 and 0 < fps < float("inf"):
+            rates[video] = (fps, frames)
+        else:
             problems.append(
                 f"{path}: line {number} must be 'video,fps,frames', found {line[:40]!r}"
             )
