@@ -1,0 +1,120 @@
+"""The laws of PerModality."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from crossfuse import PerModality, TemporalConvNet
+from tests import asserts
+from tests.strategies import Streams, every_cutting, filled, streams
+
+F64 = torch.float64
+
+
+def encoders(case: Streams) -> PerModality:
+    """A net for every second modality, which takes a mask, and a linear map for the others."""
+    modules: list[nn.Module] = [
+        nn.Linear(dim, dim, dtype=F64)
+        if n % 2
+        else TemporalConvNet(dim, [dim], kernel_size=3, dtype=F64)
+        for n, dim in enumerate(case.dims)
+    ]
+    named = dict(zip(case.names, modules, strict=True))
+    return filled(PerModality(named if case.named else modules), case.seed)
+
+
+def alone(layer: PerModality, place: int, x: Tensor, valid: Tensor) -> Tensor:
+    """What the module of one modality makes of it, invalid steps being zero before and after."""
+    module = list(layer.branches.values())[place]
+    clean = x.masked_fill(~valid[..., None], 0)
+    y: Tensor = module(clean, valid) if isinstance(module, TemporalConvNet) else module(clean)
+    return y.masked_fill(~valid[..., None], 0)
+
+
+@given(case=streams(least=1, aligned=False))
+def test_each_module_gets_its_modality(case: Streams) -> None:
+    layer, inputs, mask = encoders(case), case.inputs(), case.mask()
+    valid = asserts.mask_of(inputs, mask)
+    outputs = asserts.places(layer(inputs, mask))
+    assert list(outputs) == list(asserts.places(inputs))
+    for name, x in asserts.places(inputs).items():
+        place = case.names.index(name)
+        expected = alone(layer, place, x, valid[name])
+        asserts.close(outputs[name], expected, name, asserts.TOLERANCES[F64].output)
+
+
+@given(case=streams(least=1, aligned=False))
+def test_gives_back_the_structure(case: Streams) -> None:
+    layer, inputs, mask = encoders(case), case.inputs(), case.mask()
+    asserts.same_structure(layer, inputs, mask)
+    asserts.does_not_mutate(layer, inputs, mask)
+    if case.named:
+        backwards = dict(reversed(inputs.items()))
+        asserts.same_structure(layer, backwards, mask)
+
+
+@given(case=streams(batch=(1, 3)))
+def test_samples_do_not_mix(case: Streams) -> None:
+    asserts.batch_independent(encoders(case), case.inputs(), case.mask())
+
+
+@given(case=streams(least=1, aligned=False))
+def test_masked_steps_do_not_matter(case: Streams) -> None:
+    asserts.padding_invariant(encoders(case), case.inputs(), case.mask(), padding=2)
+
+
+@given(case=streams(aligned=False), data=st.data())
+def test_a_missing_modality_is_a_masked_one(case: Streams, data: st.DataObject) -> None:
+    inputs = case.whole().inputs()
+    name = data.draw(st.sampled_from(list(inputs) if case.named else list(range(len(inputs)))))
+    asserts.missing_equals_masked(encoders(case), inputs, name, case.mask())
+
+
+@given(case=streams(least=1, aligned=False))
+def test_gradients_are_finite(case: Streams) -> None:
+    asserts.finite_gradients(encoders(case), case.inputs(), case.mask())
+
+
+def test_every_parameter_learns() -> None:
+    case = Streams((3, 5), 2, (6, 4), True, "none", ((0, 0), (0, 0)), frozenset(), 1)
+    asserts.every_parameter_gets_a_gradient(encoders(case), case.inputs())
+    asserts.state_dict_round_trip(lambda: encoders(case), case.inputs())
+
+
+def test_outputs_may_have_any_axes() -> None:
+    """Frames (B, L, C, H, W) in, features out: only batch and steps are fixed."""
+    layer = PerModality({"face": nn.Flatten(2), "voice": nn.Identity()})
+    mask = torch.tensor([[True, False, True]])
+    x = {"face": torch.randn(1, 3, 2, 4, 4), "voice": torch.randn(1, 3, 7)}
+    fused = layer(x, mask)
+    assert fused["face"].shape == (1, 3, 32)
+    assert not fused["face"][0, 1].any()
+    assert torch.equal(fused["face"][0, 0], x["face"][0, 0].flatten())
+
+
+def test_one_module_may_serve_two_modalities() -> None:
+    shared = nn.Linear(3, 3)
+    layer = PerModality([shared, shared])
+    x = torch.randn(2, 4, 3)
+    first, second = layer([x, x])
+    assert torch.equal(first, second)
+    assert len(list(layer.parameters())) == 2
+
+
+@pytest.mark.parametrize("cutting", every_cutting(5), ids=str)
+@pytest.mark.parametrize("named", [True, False])
+def test_every_way_of_cutting_a_stream_gives_the_whole(cutting: list[int], named: bool) -> None:
+    case = Streams((3, 5), 2, (5, 5), named, "none", ((0, 0), (0, 0)), frozenset(), 1)
+    nets = [TemporalConvNet(dim, [4, 2], kernel_size=3, dtype=F64) for dim in case.dims]
+    layer = filled(PerModality(dict(zip(case.names, nets, strict=True)) if named else nets), 1)
+    asserts.stream_equals_whole(layer, case.inputs(), cutting)
+
+
+def test_printing_explains_the_layer() -> None:
+    text = repr(PerModality({"face": nn.Linear(2, 3), "voice": TemporalConvNet(2, [3])}))
+    for part in ("PerModality", "face", "Linear", "voice", "TemporalConvNet"):
+        assert part in text, f"{part} is not in\n{text}"
