@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def joint_features(features: Sequence[Tensor]) -> Tensor:
-    """Puts modalities (B, L, d_j) side by side: the joint J (B, L, D), with D the sum of d_j."""
+    """Puts features (B, L, d_j) side by side: the joint J (B, L, D), with D the sum of d_j."""
     return features[0] if len(features) == 1 else torch.cat(list(features), dim=-1)
 
 

@@ -1,7 +1,7 @@
 """Recursive cross-modal attention."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -200,17 +200,15 @@ class RecursiveCrossModalAttention(nn.Module):
             f"stable={self.stable}, checkpoint={self.checkpoint}, variant={self.variant!r}"
         )
 
-    def _read_length(
-        self, length: int | Mapping[str, int] | Sequence[int] | None
-    ) -> tuple[object, dict[str, int] | None, bool]:
+    def _read_length(self, length: object) -> tuple[object, dict[str, int] | None, bool]:
         """Reads the length as given: what to show, the longest per modality, whether aligned."""
         if length is None:
             return None, None, True
-        if isinstance(length, int):
-            check_size(_NAME, "length", length)
-            return length, dict.fromkeys(self.modalities.dims, length), True
-        each = self.modalities.each("length", length)
-        return each if self.modalities.structure.named else list(each.values()), each, False
+        if isinstance(length, Mapping | Sequence) and not isinstance(length, str):
+            each = self.modalities.each("length", length)
+            return each if self.modalities.structure.named else list(each.values()), each, False
+        check_size(_NAME, "length", length)
+        return length, dict.fromkeys(self.modalities.dims, cast(int, length)), True
 
     def _members(self, name: str) -> list[str]:
         """Names the modalities in the joint of one."""

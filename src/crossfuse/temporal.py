@@ -88,6 +88,15 @@ class TemporalConvNet(nn.Module):
         super().__init__()
         check_size(_NAME, "dim", dim)
         check_size(_NAME, "kernel_size", kernel_size)
+        if not isinstance(widths, Sequence):
+            raise fault(
+                TypeError,
+                _NAME,
+                "widths must be a sequence",
+                got=type(widths).__name__,
+                expected="a list or tuple of ints, one for each block",
+                hint="for a single block write [width]",
+            )
         check_size(_NAME, "the number of widths", len(widths))
         for k, width in enumerate(widths):
             check_size(_NAME, f"widths[{k}]", width)
