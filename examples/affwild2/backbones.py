@@ -189,12 +189,12 @@ class DemoWords(nn.Module):
 
 def load_ir50(path: Path) -> IR50:
     """Loads the published face weights (``res50_ir_0.887.pth``); raises as ``load_weights``."""
-    return load_weights(IR50(), path)
+    return load_weights(_unset(IR50), path)
 
 
 def load_vggish(path: Path) -> VGGish:
     """Loads torchvggish's weights (``vggish-10086976.pth``); raises as ``load_weights``."""
-    return load_weights(VGGish(), path)
+    return load_weights(_unset(VGGish), path)
 
 
 def load_weights(module: Loaded, path: Path) -> Loaded:
@@ -219,15 +219,24 @@ def load_weights(module: Loaded, path: Path) -> Loaded:
     return module
 
 
+def _unset(module: type[Loaded]) -> Loaded:
+    """Builds a module without drawing millions of weights that are about to be replaced."""
+    with torch.device("meta"):
+        return module().to_empty(device="cpu")
+
+
 def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
     missing = [f"key {key!r} is missing" for key in expected if key not in found]
     unknown = [f"key {key!r} is unknown" for key in found if key not in expected]
-    shapes = [
-        f"key {key!r} has shape {tuple(found[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in found and found[key].shape != value.shape
+    shared = [(key, value, found[key]) for key, value in expected.items() if key in found]
+    wrong = [
+        f"key {key!r} has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}"
+        if isinstance(value, Tensor)
+        else f"key {key!r} is no tensor"
+        for key, wanted, value in shared
+        if not isinstance(value, Tensor) or value.shape != wanted.shape
     ]
-    return missing + unknown + shapes
+    return missing + unknown + wrong
 
 
 def _parameters(*modules: nn.Module) -> list[nn.Parameter]:

@@ -91,7 +91,7 @@ class _Pen:
 
 def _person(rng: np.random.Generator) -> Person:
     tone = rng.uniform(0, 1)
-    skin = tuple(int(v) for v in np.array([235, 200, 175]) - tone * np.array([95, 100, 105]))
+    skin = tuple(int(v) for v in np.array([215, 175, 145]) - tone * np.array([85, 85, 80]))
     hair = tuple(int(v) for v in rng.uniform(20, 90, 3) * np.array([1, 0.8, 0.6]))
     return Person(
         skin=(skin[0], skin[1], skin[2]),

@@ -100,10 +100,10 @@ def _filter(trial: Latents, at: NDArray[np.int64], vowel: NDArray[np.int64]) -> 
     formants[:, 1] *= 1 + 0.08 * valence
     away = (hertz[:, None] - formants[:, None]) / np.array([90.0, 130.0, 180.0])
     peaks = 1 / (1 + away**2)
-    gain = 0.15 + peaks @ np.array([1.0, 0.6, 0.3])
+    gain = 0.3 + peaks @ np.array([1.0, 0.6, 0.3])
     sarcastic = np.append(trial.sarcastic, False)[trial.utterance[at]]
     decibel = np.outer(6 * arousal, _band(hertz, 2000, 8000))
-    decibel += np.outer(9 * valence, _band(hertz, 3600, 5600))
+    decibel += np.outer(10 * valence, _band(hertz, 3600, 5600))
     decibel += np.outer(9 * sarcastic, _band(hertz, 900, 1400))
     shaped: Floats = gain * 10 ** (decibel / 20)
     return shaped
