@@ -47,9 +47,9 @@ def check_size(layer: str, name: str, value: object) -> None:
         )
 
 
-def check_probability(layer: str, name: str, value: float) -> None:
+def check_probability(layer: str, name: str, value: object) -> None:
     """Refuses a probability outside [0, 1]."""
-    if not 0.0 <= value <= 1.0:
+    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
         raise fault(
             ValueError,
             layer,
@@ -98,13 +98,12 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             expected=expected,
             hint="convert it with torch.as_tensor, or give None if it is missing",
         )
-    got = shapes({name: x})
     if x.ndim != 3:
         raise fault(
             ValueError,
             layer,
             f"{name!r} has {x.ndim} axes, not 3",
-            got=got,
+            got=shapes({name: x}),
             expected=expected,
             hint="for one sample add the batch axis with x[None]; flatten what is more",
         )
@@ -113,7 +112,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             ValueError,
             layer,
             f"{name!r} has {x.shape[2]} features on axis 2, not {dim}",
-            got=got,
+            got=shapes({name: x}),
             expected=expected,
             hint=f"features come last (x.mT swaps the axes); or build the layer for {x.shape[2]}",
         )
@@ -122,7 +121,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             ValueError,
             layer,
             f"{name!r} has no steps on axis 1",
-            got=got,
+            got=shapes({name: x}),
             expected=expected,
             hint="give None if the modality is missing",
         )
@@ -161,23 +160,24 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor)
 
 def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
     """Refuses what is not a bool mask (B, L) for the features (B, L, d), on their device."""
-    expected = f"bool ({x.shape[0]}, {x.shape[1]}), True = valid"
+    # The shapes are written out only where they are needed: text in the way of a compiler would
+    # compile them into the graph.
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise fault(
             TypeError,
             layer,
             f"{name} is not a bool tensor",
             got=mask.dtype if isinstance(mask, Tensor) else type(mask).__name__,
-            expected=expected,
+            expected=f"bool ({x.shape[0]}, {x.shape[1]}), True = valid",
             hint="compare to make one, such as steps < lengths[:, None]; True keeps a step",
         )
-    if mask.shape != x.shape[:2]:
+    if mask.ndim != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] != x.shape[1]:
         raise fault(
             ValueError,
             layer,
             f"{name} does not have the batch and steps of its features",
             got=f"mask {tuple(mask.shape)} for features {tuple(x.shape)}",
-            expected=expected,
+            expected=f"bool ({x.shape[0]}, {x.shape[1]}), True = valid",
             hint="a mask is (batch, steps); give one per modality where their steps differ",
         )
     if mask.device != x.device:
@@ -195,13 +195,12 @@ def check_together(
     layer: str, name: str, x: Tensor, first_name: str, first: Tensor, *, aligned: bool
 ) -> None:
     """Refuses features (B, L, d) of another batch or, if aligned, other steps than the first's."""
-    got = shapes({first_name: first, name: x})
     if x.shape[0] != first.shape[0]:
         raise fault(
             ValueError,
             layer,
             f"{name!r} has {x.shape[0]} samples on axis 0, {first_name!r} has {first.shape[0]}",
-            got=got,
+            got=shapes({first_name: first, name: x}),
             expected="one batch size for every modality",
             hint="where a sample lacks a modality, give it a mask row of False",
         )
@@ -210,7 +209,7 @@ def check_together(
             ValueError,
             layer,
             f"{name!r} has {x.shape[1]} steps on axis 1, {first_name!r} has {first.shape[1]}",
-            got=got,
+            got=shapes({first_name: first, name: x}),
             expected="one number of steps for every modality",
             hint="resample, or pad and mask, or use RecursiveCrossModalAttention with a length "
             "for each modality",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from crossfuse._checks import (
     check_layout,
@@ -280,3 +281,12 @@ def zero_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return x
     return x.masked_fill(~valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), 0.0)
+
+
+def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:
+    """Takes the part of a weight that inputs shorter than the longest window use."""
+    if torch.compiler.is_compiling():
+        # The whole is contiguous and a part is not; with a column more neither is, so that one
+        # graph serves all lengths.
+        weight = pad(weight, (0, 1))
+    return weight[:rows, :columns]

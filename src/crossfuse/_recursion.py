@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._modalities import zero_invalid
+from crossfuse._modalities import leading_part, zero_invalid
 
 
 class Attended(NamedTuple):
@@ -119,7 +119,7 @@ class Branch(nn.Module):
             count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
             return functional.timeless_correlation(x, joint[0], count)
         temporals = [
-            block[: x.shape[1], : part.shape[1]]
+            leading_part(block, x.shape[1], part.shape[1])
             for block, part in zip(
                 torch.split(self.temporal, self.columns, dim=1), joint, strict=True
             )
@@ -192,7 +192,7 @@ class ReleasedBranch(nn.Module):
         correlation = functional.released_correlation(
             x,
             whole,
-            self.temporal[:steps, :steps],
+            leading_part(self.temporal, steps, steps),
             self.temporal_bias[:steps],
             dropout=dropout,
         )

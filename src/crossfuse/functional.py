@@ -252,7 +252,9 @@ def _correlate(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
 
 def _spread(x: Tensor, correlation: Tensor, feature: Tensor, longest: int | None) -> Tensor:
     """Multiplies X F C; both orders share L d D, and F meets the smaller of X and C."""
-    steps = x.shape[1] if longest is None else longest
-    if steps <= correlation.shape[-1]:
+    if longest is None:
+        # A compiled graph must serve any number of steps, and windows without a limit are long.
+        longest = correlation.shape[-1] + 1 if torch.compiler.is_compiling() else x.shape[1]
+    if longest <= correlation.shape[-1]:
         return x @ feature @ correlation
     return x @ (feature @ correlation)

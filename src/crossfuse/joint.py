@@ -9,7 +9,16 @@ from typing_extensions import override
 
 from crossfuse import functional
 from crossfuse._checks import check_probability, check_size
-from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T, zero_invalid
+from crossfuse._modalities import (
+    Dims,
+    Inputs,
+    Masks,
+    Modalities,
+    ModalitySet,
+    T,
+    leading_part,
+    zero_invalid,
+)
 from crossfuse.gate import DynamicGate
 
 _NAME = "JointCrossAttention"
@@ -235,10 +244,12 @@ class _Branch(nn.Module):
     @override
     def forward(self, x: Tensor, joint: Tensor, valid: Tensor | None, dropout: float) -> _Attended:
         steps = x.shape[1]
-        correlation = functional.joint_correlation(x, joint, self.temporal[:steps, :steps])
+        correlation = functional.joint_correlation(
+            x, joint, leading_part(self.temporal, steps, steps)
+        )
         attention = functional.joint_attention_map(x, correlation, self.own[:steps], self.joint)
         features = functional.joint_attended_features(
-            x, attention, self.output[:, :steps], dropout=dropout
+            x, attention, leading_part(self.output, self.output.shape[0], steps), dropout=dropout
         )
         return _Attended(zero_invalid(features, valid), correlation, attention)
 
