@@ -1,0 +1,51 @@
+r"""Joint cross-attention, equation by equation.
+
+Shapes: B batch, L steps, d features of one modality :math:`X`, D features of its joint :math:`J`,
+K width of the attention map.
+"""
+
+import torch
+from torch import Tensor
+
+
+def joint_attention_map(
+    x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor, *, scale: float = 1.0
+) -> Tensor:
+    r"""Combines a modality's own features with its correlation, step axis to width K.
+
+    .. math:: H = \mathrm{relu}(X^\top S + C G)
+
+    JCA, the attention maps.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        correlation: Its correlation :math:`C`, (B, d, D).
+        own: Weight of the modality's own steps :math:`S`, (L, K).
+        joint: Weight of the correlation :math:`G`, (D, K).
+        scale: A factor of the argument; 1 in the paper.
+
+    Returns:
+        The attention map :math:`H`, (B, d, K), not negative.
+    """
+    return torch.relu((x.mT @ own + correlation @ joint) * scale)
+
+
+def joint_attended_features(
+    x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
+) -> Tensor:
+    r"""Adds what the joint attention map found to the features, width K back to steps.
+
+    .. math:: X' = X + \mathrm{dropout}((H O)^\top)
+
+    JCA, the attended features.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        attention: Its attention map :math:`H`, (B, d, K).
+        output: Learned way back to the steps :math:`O`, (K, L).
+        dropout: Probability of dropping an element of the product; 0 when not training.
+
+    Returns:
+        The attended features :math:`X'`, (B, L, d).
+    """
+    return x + torch.dropout(output.mT @ attention.mT, dropout, train=True)

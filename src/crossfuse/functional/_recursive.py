@@ -1,0 +1,130 @@
+r"""Recursive cross-modal attention, equation by equation.
+
+Shapes: B batch, L steps, d features of one modality :math:`X`, D features of its joint :math:`J`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from crossfuse.functional._products import correlate, spread
+
+
+def joint_features(features: Sequence[Tensor]) -> Tensor:
+    """Puts features (B, L, d_j) side by side: the joint J (B, L, D), with D the sum of d_j."""
+    return features[0] if len(features) == 1 else torch.cat(list(features), dim=-1)
+
+
+def joint_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
+    r"""Correlates every feature of a modality with every feature of its joint, mixed over time.
+
+    .. math:: C = \tanh\left(\frac{X^\top T J}{\sqrt{D}}\right)
+
+    RCMA, eqs. 2-4; the joint correlation of JCA.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        joint: Its joint :math:`J`, (B, L, D).
+        temporal: Learned mixing of the steps :math:`T`, (L, L).
+
+    Returns:
+        The correlation :math:`C`, (B, d, D), in (-1, 1).
+    """
+    return torch.tanh(correlate(x, joint, temporal) * joint.shape[-1] ** -0.5)
+
+
+def unaligned_correlation(
+    x: Tensor, others: Sequence[Tensor], temporals: Sequence[Tensor]
+) -> Tensor:
+    r"""Correlates a modality with others that have numbers of steps of their own.
+
+    .. math:: C = \tanh\left(\frac{[X^\top T_1 X_1, \ldots, X^\top T_n X_n]}{\sqrt{D}}\right)
+
+    RCMA, eqs. 2-4, with one block of :math:`T` per modality of the joint. (A deviation from the
+    paper, where all have the same steps.)
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        others: The modalities :math:`X_j` of its joint, (B, L_j, d_j).
+        temporals: The blocks :math:`T_j`, (L, L_j).
+
+    Returns:
+        The correlation :math:`C`, (B, d, D), in (-1, 1).
+    """
+    blocks = [correlate(x, other, t) for other, t in zip(others, temporals, strict=True)]
+    scores = torch.cat(blocks, dim=-1)
+    return torch.tanh(scores * scores.shape[-1] ** -0.5)
+
+
+def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tensor:
+    r"""Correlates a modality with its joint at equal steps, for windows of any length.
+
+    .. math:: C = \tanh\left(\frac{X^\top J}{\sqrt{n}}\right)
+
+    RCMA, eqs. 2-4, without :math:`T`; the divisor keeps the argument at unit scale at any length.
+    (A deviation from the paper.)
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        joint: Its joint :math:`J`, (B, L, D).
+        count: The number :math:`n` of valid steps, at least 1; an int, or one per sample (B,).
+
+    Returns:
+        The correlation :math:`C`, (B, d, D), in (-1, 1).
+    """
+    scores = x.mT @ joint
+    if isinstance(count, Tensor):
+        # Halves hold no count above 2048 exactly, so the root is taken in single precision.
+        root = count.to(torch.promote_types(scores.dtype, torch.float32)).rsqrt()
+        return torch.tanh(scores * root.to(scores.dtype)[:, None, None])
+    return torch.tanh(scores * count**-0.5)
+
+
+def attention_map(
+    x: Tensor,
+    correlation: Tensor,
+    feature: Tensor,
+    *,
+    scale: float = 1.0,
+    longest: int | None = None,
+) -> Tensor:
+    r"""Spreads the correlation over the steps.
+
+    .. math:: H = \mathrm{relu}(X F C)
+
+    RCMA, eqs. 5-7.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        correlation: Its correlation :math:`C`, (B, d, D).
+        feature: Learned mixing of the features :math:`F`, (d, d).
+        scale: A factor of the argument; 1 in the paper.
+        longest: The number of steps that decides the order of the products, where that of ``x``
+            must not (it would be compiled into the graph); ``None`` for that of ``x``.
+
+    Returns:
+        The attention map :math:`H`, (B, L, D), not negative.
+    """
+    return torch.relu(spread(x, correlation, feature, longest) * scale)
+
+
+def attended_features(
+    x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
+) -> Tensor:
+    r"""Adds what the attention map found to the features.
+
+    .. math:: X' = X + \mathrm{dropout}(H O)
+
+    RCMA, eqs. 8-13.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        attention: Its attention map :math:`H`, (B, L, D).
+        output: Learned way back to the modality's features :math:`O`, (D, d).
+        dropout: Probability of dropping an element of the product; 0 when not training.
+
+    Returns:
+        The attended features :math:`X'`, (B, L, d).
+    """
+    return x + torch.dropout(attention @ output, dropout, train=True)
