@@ -343,7 +343,7 @@ def raises_in(path: Path) -> set[tuple[str, int]]:
     """File and line of every `raise` of a new exception in one source file."""
     tree = ast.parse(path.read_text())
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Raise)]
-    return {(path.name, node.lineno) for node in nodes if node.exc is not None}
+    return {(str(path), node.lineno) for node in nodes if node.exc is not None}
 
 
 def reached(call: Callable[[], object]) -> tuple[str, int]:
@@ -352,11 +352,11 @@ def reached(call: Callable[[], object]) -> tuple[str, int]:
         call()
     except Exception as error:  # any exception has a place
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return Path(last.filename).name, last.lineno or 0
+        return last.filename, last.lineno or 0
     raise AssertionError("the call was not wrong")
 
 
 def test_every_raise_is_reached_by_a_wrong_call() -> None:
-    sites = set().union(*(raises_in(path) for path in PACKAGE.glob("*.py")))
+    sites = set().union(*(raises_in(path) for path in PACKAGE.rglob("*.py")))
     untested = sites - {reached(wrong.call) for wrong in WRONG_CALLS.values()}
     assert not untested, f"no row of WRONG_CALLS reaches {sorted(untested)}"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from crossfuse import RecursiveCrossModalAttention
 from tests import asserts, reference
+from tests.reference import Structure
 from tests.strategies import Streams, filled, permuted_rows, streams
 
 F64 = torch.float64
@@ -43,7 +44,7 @@ class Case:
         return dict(zip(self.streams.names, each, strict=True)) if self.streams.named else each
 
     def layer(
-        self, dtype: torch.dtype = F64, *, checkpoint: bool = False
+        self, dtype: torch.dtype = F64, *, checkpoint: bool = False, dropout: float = 0.0
     ) -> RecursiveCrossModalAttention:
         layer = RecursiveCrossModalAttention(
             self.streams.layer_dims,
@@ -55,6 +56,7 @@ class Case:
             gate=self.gate,
             variant=self.variant,
             checkpoint=checkpoint,
+            dropout=dropout,
             dtype=dtype,
         )
         return filled(layer, self.streams.seed)
@@ -134,12 +136,19 @@ ONE_STEP = Case(plain(length=1))
 NO_SAMPLES = Case(plain(batch=0))
 ONE_MODALITY = Case(plain(dims=(3,)), joint="all")
 ALL_MASKED = Case(Streams((2, 3), 2, (3, 3), True, "each", ((7, 7), (7, 7)), frozenset(), 2))
+# A mask of its own for each modality and sample, which matters most where a mask is counted (the
+# layer without length) or combined with others (the released joint).
+HOLES = Streams((2, 3, 5), 2, (5,) * 3, True, "each", ((3, 31), (9, 0), (16, 1)), frozenset(), 3)
+COUNTED = Case(HOLES, "none")
+COMBINED = Case(HOLES, variant="released")
 
 
 @example(case=ONE_STEP)
 @example(case=NO_SAMPLES)
 @example(case=ONE_MODALITY)
 @example(case=ALL_MASKED)
+@example(case=COUNTED)
+@example(case=COMBINED)
 @given(case=cases())
 def test_agrees_with_the_paper(case: Case) -> None:
     asserts.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
@@ -404,36 +413,37 @@ def test_recomputing_repeats_the_dropout() -> None:
 @given(case=cases())
 def test_dropping_everything_leaves_the_input(case: Case) -> None:
     """x + dropout(...) with p = 1: the residual is what is left, in training only."""
-    layer = RecursiveCrossModalAttention(
-        case.streams.layer_dims,
-        case.length,
-        joint=case.joint,
-        dropout=1.0,
-        variant=case.variant,
-        dtype=F64,
-    )
-    inputs = case.streams.inputs()
-    valid = asserts.mask_of(inputs, case.streams.mask())
-    for place, y in asserts.places(layer(inputs, case.streams.mask())).items():
+    case = replace(case, gate=False)
+    kept, dropping = case.layer(), case.layer(dropout=1.0)
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    is_the_input(dropping(inputs, mask), inputs, mask)
+    dropping.eval()
+    asserts.does_not_mutate(dropping, inputs, mask)
+    expected = asserts.places(kept(inputs, mask))
+    for place, y in asserts.places(dropping(inputs, mask)).items():
+        assert torch.equal(y, expected[place]), f"{place}: dropout in evaluation mode"
+
+
+def is_the_input(outputs: Structure, inputs: Structure, mask: Structure) -> None:
+    """Asserts that the outputs are the inputs, zero at invalid steps."""
+    valid = asserts.mask_of(inputs, mask)
+    for place, y in asserts.places(outputs).items():
         expected = asserts.places(inputs)[place].masked_fill(~valid[place][..., None], 0)
-        assert torch.equal(y, expected)
-    quiet = layer.eval()(inputs, case.streams.mask())
-    asserts.does_not_mutate(layer, inputs, case.streams.mask())
-    assert all(torch.isfinite(y).all() for y in asserts.places(quiet).values())
+        assert torch.equal(y, expected), f"{place} is not what came in"
 
 
 @given(case=cases())
 def test_stable_starts_as_the_identity(case: Case) -> None:
-    if case.variant == "released":
-        return
     layer = RecursiveCrossModalAttention(
-        case.streams.layer_dims, case.length, case.steps, joint=case.joint, stable=True, dtype=F64
+        case.streams.layer_dims,
+        case.length,
+        case.steps,
+        joint=case.joint,
+        stable=True,
+        dtype=F64,
     )
-    inputs = case.streams.inputs()
-    valid = asserts.mask_of(inputs, case.streams.mask())
-    for place, y in asserts.places(layer(inputs, case.streams.mask())).items():
-        expected = asserts.places(inputs)[place].masked_fill(~valid[place][..., None], 0)
-        assert torch.equal(y, expected)
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    is_the_input(layer(inputs, mask), inputs, mask)
 
 
 @pytest.mark.parametrize("length", [40, None])
