@@ -18,6 +18,8 @@ from examples.affwild2.video import read_faces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import affwild2
+
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -27,9 +29,7 @@ def _generator(seed: int) -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("affwild2") / "tree"
-    make_data(root, size="tiny", seed=0)
-    return root
+    return affwild2.tree(tmp_path_factory)
 
 
 def _digest(root: Path) -> dict[str, str]:
@@ -294,13 +294,29 @@ def test_an_unknown_lexicon_is_named() -> None:
 # The tree
 
 
-def test_the_same_seed_makes_the_same_tree(tree: Path, tmp_path: Path) -> None:
-    make_data(tmp_path / "again", size="tiny", seed=0)
-    assert _digest(tmp_path / "again") == _digest(tree)
-    first = _truth(tree)
-    for name, truth in _truth(tmp_path / "again").items():
-        for key, value in truth.items():
-            np.testing.assert_array_equal(value, first[name][key])
+def test_the_same_seed_makes_the_same_tree(
+    tree: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    again, first = _digest(affwild2.tree(tmp_path_factory, mp4=True)), _digest(tree)
+    media = {"audio", "videos", str(layout.FRAME_RATES)}
+    same = {name for name in first if name.split("/")[0] not in media}
+    assert {name for name in again if name.split("/")[0] not in media} == same
+    assert all(first[name] == again[name] for name in same)
+    truth = _truth(affwild2.tree(tmp_path_factory, mp4=True))
+    for name, arrays in _truth(tree).items():
+        for key, value in arrays.items():
+            np.testing.assert_array_equal(value, truth[name][key])
+
+
+@given(seed=seeds)
+def test_the_same_seed_makes_the_same_voice_and_another_one_another(seed: int) -> None:
+    def sound(of: int) -> np.ndarray:
+        trial = latents.simulate(20, Switches(), _generator(seed))
+        return voice.draw_voice(trial, voice.draw_syllables(trial), _generator(of))
+
+    np.testing.assert_array_equal(sound(seed), sound(seed))
+    assert len(sound(seed)) == round(20 / FPS * voice.RATE)
+    assert not np.array_equal(sound(seed), sound(seed + 1))
 
 
 def test_the_manifest_has_the_sums_of_the_labels(tree: Path) -> None:

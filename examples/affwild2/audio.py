@@ -127,16 +127,18 @@ def decibel_patches(samples: Samples, fps: float = 30.0, steps: int = 32) -> Flo
         steps: Video frames per picture.
 
     Returns:
-        (pictures, 64, 107) for 32 steps at 30 fps; the last, partial picture is dropped.
+        (pictures, 64, 107) for 32 steps at 30 fps; the last picture is
+            filled up with silence.
     """
     rate, window, hop, fft = 44_100, 882, 441, 1024
     length = round(steps / fps * rate)
-    pictures = len(samples) // length
+    pictures = -(-len(samples) // length)
     filters = _hertz_filters(rate, fft, BANDS)
     taper = np.pad(_hann(window), (fft - window) // 2)
     out = np.empty((pictures, BANDS, 1 + length // hop), np.float32)
     for i in range(pictures):
-        part = samples[i * length : (i + 1) * length].astype(np.float64) / 2**15
+        piece = samples[i * length : (i + 1) * length]
+        part = np.pad(piece / 2**15, (0, length - len(piece)))
         frames = sliding_window_view(np.pad(part, fft // 2, mode="reflect"), fft)[::hop]
         power = (np.abs(np.fft.rfft(frames * taper)) ** 2) @ filters
         decibel = 10 * np.log10(np.maximum(power, 1e-10))

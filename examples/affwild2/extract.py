@@ -178,7 +178,7 @@ def _write_source(
     sound = trial.sound or trial.video
     mel_length = 0
     if sound is None:
-        problems.append(f"{trial.source}: has no sound file and no video; its voice is absent")
+        problems.append(f"{trial.source}: has no sound file and no video; the voice is absent")
     elif fps is not None:
         mel_length = _write_sound(folder, sound, fps, options, problems)
     words = _words(trial, sound if options.asr and mel_length else None, problems)
@@ -194,14 +194,15 @@ def _write_source(
 
 def _rate(layout: Layout, trial: Trial, problems: list[str]) -> tuple[float | None, int]:
     """Asks the video file, then ``frame_rates.csv``."""
+    damage = f"{trial.source}: no file tells its frame rate"
     if trial.video is not None:
         try:
             return probe(trial.video)
         except DamagedFile as error:
-            problems.append(str(error))
+            damage = str(error)
     if trial.source in layout.rates:
         return layout.rates[trial.source]
-    problems.append(f"{trial.source}: no file tells its frame rate; its voice and words are absent")
+    problems.append(f"{damage}; the voice and the words are absent")
     return None, 0
 
 
@@ -230,7 +231,7 @@ def _words(trial: Trial, sound: Path | None, problems: list[str]) -> list[Word] 
             return None
     if sound is not None:
         return recognise(read_audio(sound))
-    problems.append(f"{trial.source}: has no transcript; its words are absent")
+    problems.append(f"{trial.source}: has no transcript; the words are absent")
     return None
 
 

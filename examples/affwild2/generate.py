@@ -12,6 +12,7 @@ writes ``truth/<trial>.npz`` (all of ``Latents``, cues as ``cue_<name>``) and ``
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -221,13 +222,13 @@ def _write_mp4(out: Path, video: _Video) -> None:
         pictures = container.add_stream("mpeg4", rate=round(FPS))
         pictures.width, pictures.height = SIZE * len(video.pictures), SIZE
         pictures.pix_fmt = "yuv420p"
-        sound = container.add_stream("aac", rate=RATE)
+        sound = container.add_stream("aac", rate=RATE, layout="mono")
         for row in zip(*video.pictures, strict=True):
             joined = np.concatenate([_pixels(picture) for picture in row], axis=1)
             container.mux(pictures.encode(av.VideoFrame.from_ndarray(joined, format="rgb24")))
         container.mux(pictures.encode())
         frame = av.AudioFrame.from_ndarray(video.voice[None], format="s16", layout="mono")
-        frame.sample_rate = RATE
+        frame.sample_rate, frame.pts, frame.time_base = RATE, 0, Fraction(1, RATE)
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
 
