@@ -59,8 +59,8 @@ class Structure:
 
     def __init__(self, layer: str, what: str, entries: object, *, least: int = 1) -> None:
         self.layer = layer
-        self.named = isinstance(entries, Mapping)
-        self.names = tuple(named_entries(layer, what, entries))
+        self.named: bool = isinstance(entries, Mapping)
+        self.names: tuple[str, ...] = tuple(named_entries(layer, what, entries))
         if len(self.names) < least:
             raise fault(
                 ValueError,
@@ -160,7 +160,7 @@ class ModalitySet:
 
     def __init__(self, layer: str, dims: Dims, *, least: int = 1) -> None:
         self.layer = layer
-        self.structure = Structure(layer, "dims", dims, least=least)
+        self.structure: Structure = Structure(layer, "dims", dims, least=least)
         self.dims: dict[str, int] = named_entries(layer, "dims", dims)
         for name, dim in self.dims.items():
             check_size(layer, f"dims[{name!r}]", dim)

@@ -61,7 +61,7 @@ class DynamicGate(nn.Module):
             )
         self.dim = dim
         self.temperature = temperature
-        self.score = nn.Linear(dim, 2, device=device, dtype=dtype)
+        self.score: nn.Linear = nn.Linear(dim, 2, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""

@@ -112,14 +112,14 @@ class JointCrossAttention(nn.Module):
         check_size(_NAME, "length", length)
         check_size(_NAME, "width", width)
         check_probability(_NAME, "dropout", dropout)
-        self.modalities = ModalitySet(_NAME, dims)
+        self.modalities: ModalitySet = ModalitySet(_NAME, dims)
         self.length = length
         self.width = width
         self.dropout = dropout
         self.stable = stable
         joint_dim = sum(self.modalities.dims.values())
-        self.branches = nn.ModuleDict()
-        self.gates = nn.ModuleDict()
+        self.branches: nn.ModuleDict = nn.ModuleDict()
+        self.gates: nn.ModuleDict = nn.ModuleDict()
         for name, dim in self.modalities.dims.items():
             self.branches[name] = _Branch(
                 joint_dim, length, width, stable=stable, device=device, dtype=dtype

@@ -40,7 +40,7 @@ class PerModality(nn.Module):
 
     def __init__(self, modules: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
         super().__init__()
-        self.structure = Structure("PerModality", "modules", modules)
+        self.structure: Structure = Structure("PerModality", "modules", modules)
         named = named_entries("PerModality", "modules", modules)
         for name, module in named.items():
             if not isinstance(module, nn.Module):
@@ -52,7 +52,7 @@ class PerModality(nn.Module):
                     expected="a torch.nn.Module",
                     hint="nn.Identity() passes a modality through",
                 )
-        self.branches = nn.ModuleDict(named)
+        self.branches: nn.ModuleDict = nn.ModuleDict(named)
         self._takes_mask = {
             name: "mask" in signature(module.forward).parameters for name, module in named.items()
         }

@@ -104,8 +104,9 @@ class RecursiveCrossModalAttention(nn.Module):
         check_choice(_NAME, "variant", variant, ("printed", "released"))
         check_size(_NAME, "steps", steps)
         check_probability(_NAME, "dropout", dropout)
-        self.modalities = ModalitySet(_NAME, dims, least=2 if joint == "others" else 1)
-        self.length, self._longest, self._aligned = self._read_length(length)
+        self.modalities: ModalitySet = ModalitySet(_NAME, dims, least=2 if joint == "others" else 1)
+        shown, self._longest, self._aligned = self._read_length(length)
+        self.length: int | dict[str, int] | list[int] | None = shown
         self.recursions = steps
         self.joint = joint
         self.share_weights = share_weights
@@ -122,13 +123,13 @@ class RecursiveCrossModalAttention(nn.Module):
                 expected="an int as length, and stable=False",
                 hint="use variant='printed' with these options",
             )
-        self.steps = nn.ModuleList(
+        self.steps: nn.ModuleList = nn.ModuleList(
             nn.ModuleDict(
                 {name: self._branch(name, device, dtype) for name in self.modalities.dims}
             )
             for _ in range(1 if share_weights else steps)
         )
-        self.gates = nn.ModuleDict()
+        self.gates: nn.ModuleDict = nn.ModuleDict()
         if gate:
             for name, dim in self.modalities.dims.items():
                 self.gates[name] = DynamicGate(dim, device=device, dtype=dtype)
@@ -200,7 +201,9 @@ class RecursiveCrossModalAttention(nn.Module):
             f"stable={self.stable}, checkpoint={self.checkpoint}, variant={self.variant!r}"
         )
 
-    def _read_length(self, length: object) -> tuple[object, dict[str, int] | None, bool]:
+    def _read_length(
+        self, length: object
+    ) -> tuple[int | dict[str, int] | list[int] | None, dict[str, int] | None, bool]:
         """Reads the length as given: what to show, the longest per modality, whether aligned."""
         if length is None:
             return None, None, True

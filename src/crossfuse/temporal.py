@@ -111,12 +111,12 @@ class TemporalConvNet(nn.Module):
                 hint="an even kernel has no centre; take one more or one less",
             )
         self.dim = dim
-        self.widths = tuple(widths)
+        self.widths: tuple[int, ...] = tuple(widths)
         self.kernel_size = kernel_size
         self.causal = causal
         self.dropout = dropout
         sizes = zip((dim, *widths), widths, strict=False)
-        self.blocks = nn.ModuleList(
+        self.blocks: nn.ModuleList = nn.ModuleList(
             _Block(before, after, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype)
             for k, (before, after) in enumerate(sizes)
         )
