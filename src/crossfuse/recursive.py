@@ -209,9 +209,11 @@ class RecursiveCrossModalAttention(nn.Module):
             return None, None, True
         if isinstance(length, Mapping | Sequence) and not isinstance(length, str):
             each = self.modalities.each("length", length)
-            return each if self.modalities.structure.named else list(each.values()), each, False
+                shown = each if self.modalities.structure.named else list(each.values())
+            return shown, each, False
         check_size(_NAME, "length", length)
-        return length, dict.fromkeys(self.modalities.dims, cast(int, length)), True
+        longest = cast(int, length)
+        return longest, dict.fromkeys(self.modalities.dims, longest), True
 
     def _members(self, name: str) -> list[str]:
         """Names the modalities in the joint of one."""
