@@ -209,7 +209,7 @@ class RecursiveCrossModalAttention(nn.Module):
             return None, None, True
         if isinstance(length, Mapping | Sequence) and not isinstance(length, str):
             each = self.modalities.each("length", length)
-                shown = each if self.modalities.structure.named else list(each.values())
+            shown = each if self.modalities.structure.named else list(each.values())
             return shown, each, False
         check_size(_NAME, "length", length)
         longest = cast(int, length)
