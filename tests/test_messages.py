@@ -97,9 +97,14 @@ WRONG_CALLS = {
     "a length for an unknown modality": Wrong(
         build(DIMS, {"face": 4, "words": 4}),
         ValueError,
-        ".*length must have one value for each modality",
+        ".*length has unknown names: 'words'",
     ),
-    "too few lengths": Wrong(build([3, 5], [4]), ValueError, ".*length must have one value for"),
+    "too few lengths": Wrong(
+        build([3, 5], [4]), ValueError, ".*length has 1 elements for 2 modalities"
+    ),
+    "no length for one modality": Wrong(
+        build(DIMS, {"face": 4}), ValueError, r".*length\['voice'\] must be a positive int"
+    ),
     "one of the lengths zero": Wrong(
         build(DIMS, {"face": 4, "voice": 0}), ValueError, r".*length\['voice'\] must be a positive"
     ),

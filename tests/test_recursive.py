@@ -327,6 +327,15 @@ def test_shapes_of_unaligned_parameters() -> None:
     assert layer.state_dict()["steps.0.b.temporal"].shape == (4, 7 + 4 + 9)
 
 
+def test_lengths_may_come_in_declared_order() -> None:
+    dims = {"a": 2, "b": 3}
+    layers = [
+        RecursiveCrossModalAttention(dims, length, steps=1) for length in ([7, 4], {"b": 4, "a": 7})
+    ]
+    for layer in layers:
+        assert layer.state_dict()["steps.0.a.temporal"].shape == (7, 4)
+
+
 @given(case=cases(masks=False), data=st.data())
 def test_equal_lengths_with_equal_blocks_are_the_aligned_layer(
     case: Case, data: st.DataObject

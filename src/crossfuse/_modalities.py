@@ -175,19 +175,10 @@ class ModalitySet:
             TypeError: If ``values`` is neither a mapping nor a sequence.
             ValueError: If there is not exactly one positive int for each modality.
         """
-        found = named_entries(self.layer, what, values)
-        if set(found) != set(self.dims):
-            raise fault(
-                ValueError,
-                self.layer,
-                f"{what} must have one value for each modality",
-                got=quoted(found),
-                expected=quoted(self.dims),
-                hint=f"give {what} for the modalities that dims has",
-            )
+        found = self.structure.ordered(what, values)
         for name, value in found.items():
             check_size(self.layer, f"{what}[{name!r}]", value)
-        return {name: found[name] for name in self.dims}
+        return found
 
     def flatten(
         self,
