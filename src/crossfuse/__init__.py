@@ -3,8 +3,12 @@
 from importlib.metadata import version as _version
 
 from crossfuse import functional as functional
+from crossfuse.baselines import ConcatFusion as ConcatFusion
+from crossfuse.baselines import CrossAttention as CrossAttention
+from crossfuse.baselines import LeaderFollowerAttention as LeaderFollowerAttention
 from crossfuse.gate import DynamicGate as DynamicGate
 from crossfuse.joint import JointCrossAttention as JointCrossAttention
+from crossfuse.losses import ConcordanceLoss as ConcordanceLoss
 from crossfuse.missing import PerModality as PerModality
 from crossfuse.recursive import RecursiveCrossModalAttention as RecursiveCrossModalAttention
 from crossfuse.temporal import TemporalConvNet as TemporalConvNet

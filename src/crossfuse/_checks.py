@@ -3,6 +3,7 @@
 One grammar: who, which input, which axis; then what was found, what was expected, what to do.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
@@ -57,6 +58,19 @@ def check_probability(layer: str, name: str, value: object) -> None:
             got=f"{value!r}",
             expected="a number from 0 to 1",
             hint=f"{name} is the share that is dropped, not the share that is kept",
+        )
+
+
+def check_positive(layer: str, name: str, value: object) -> None:
+    """Refuses what is not a finite number above 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise fault(
+            ValueError,
+            layer,
+            f"{name} must be positive",
+            got=f"{value!r}",
+            expected="a finite number above 0",
+            hint=f"the docstring of {layer} says what {name} does",
         )
 
 

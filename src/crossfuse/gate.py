@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import check_layout, check_size, fault
+from crossfuse._checks import check_layout, check_like, check_positive, check_size, fault
 
 
 class DynamicGate(nn.Module):
@@ -50,15 +50,7 @@ class DynamicGate(nn.Module):
     ) -> None:
         super().__init__()
         check_size("DynamicGate", "dim", dim)
-        if not temperature > 0:
-            raise fault(
-                ValueError,
-                "DynamicGate",
-                "temperature must be positive",
-                got=f"{temperature!r}",
-                expected="a number above 0",
-                hint="the paper uses 0.1; a large one averages the two inputs",
-            )
+        check_positive("DynamicGate", "temperature", temperature)
         self.dim = dim
         self.temperature = temperature
         self.score: nn.Linear = nn.Linear(dim, 2, device=device, dtype=dtype)
@@ -70,8 +62,9 @@ class DynamicGate(nn.Module):
     @override
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """Mixes features and attended features, both (B, L, d), into (B, L, d)."""
-        check_layout("DynamicGate", "x", x, self.dim)
-        check_layout("DynamicGate", "attended", attended, self.dim)
+        for name, given in (("x", x), ("attended", attended)):
+            check_layout("DynamicGate", name, given, self.dim)
+            check_like("DynamicGate", name, given, "the parameters", self.score.weight)
         if x.shape != attended.shape:
             raise fault(
                 ValueError,

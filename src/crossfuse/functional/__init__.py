@@ -5,6 +5,13 @@ Weights act on rows, so that features stay on the last axis. A product of three 
 in the cheaper of its two orders, chosen from the shapes.
 """
 
+from crossfuse.functional._baselines import cross_attended_features as cross_attended_features
+from crossfuse.functional._baselines import cross_attention as cross_attention
+from crossfuse.functional._baselines import cross_correlation as cross_correlation
+from crossfuse.functional._baselines import (
+    leader_follower_attention as leader_follower_attention,
+)
+from crossfuse.functional._concordance import concordance as concordance
 from crossfuse.functional._joint import joint_attended_features as joint_attended_features
 from crossfuse.functional._joint import joint_attention_map as joint_attention_map
 from crossfuse.functional._recursive import attended_features as attended_features

@@ -1,0 +1,98 @@
+r"""Cross-attention and leader-follower attention, equation by equation.
+
+Shapes: B batch, L steps, d features of one modality :math:`X`, N modalities, K width of the
+queries, keys and values.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cross_correlation(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    r"""Correlates every step of a modality with every step of another.
+
+    .. math:: Z_{ij} = X_i W_{ij} X_j^\top
+
+    Cross-attention (FG 2021), the cross-correlation. :math:`Z_{ji}` is its transpose.
+
+    Args:
+        x: One modality :math:`X_i`, (B, L, d_i).
+        other: Another :math:`X_j`, (B, L, d_j).
+        weight: Learned map between their features :math:`W_{ij}`, (d_i, d_j).
+
+    Returns:
+        The correlation :math:`Z_{ij}`, (B, L, L), steps of i by steps of j.
+    """
+    return x @ weight @ other.mT
+
+
+def cross_attention(
+    x: Tensor, correlation: Tensor, valid: Tensor | None = None, *, temperature: float = 1.0
+) -> Tensor:
+    r"""Averages a modality's own steps, weighted by their correlation with each step of another.
+
+    .. math:: A_{ij}^\top X_i \qquad A_{ij} = \mathrm{softmax}_i(Z_{ij} / \tau)
+
+    Cross-attention (FG 2021), the attention weights; the softmax runs over the steps of i.
+
+    Args:
+        x: One modality :math:`X_i`, (B, L, d_i), zero at its invalid steps.
+        correlation: :math:`Z_{ij}`, (B, L, L), steps of i by steps of j.
+        valid: Steps of i that take part, bool (B, L), True = valid; ``None`` for all.
+        temperature: :math:`\tau`; the smaller, the fewer steps count.
+
+    Returns:
+        :math:`A_{ij}^\top X_i`, (B, L, d_i), one row for each step of j.
+    """
+    scores = correlation / temperature
+    if valid is not None:
+        # The lowest number rather than -inf: where no step is valid the weights stay finite.
+        scores = scores.masked_fill(~valid[..., None], torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=1).mT @ x
+
+
+def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
+    r"""Adds what a modality's attention found, averaged over the others it was led by.
+
+    .. math:: X_i' = \tanh\left(X_i + \frac{1}{N - 1} \sum_{j \ne i} A_{ij}^\top X_i\right)
+
+    Cross-attention (FG 2021), the attended features, which has N = 2.
+
+    Args:
+        x: One modality :math:`X_i`, (B, L, d_i).
+        attended: :math:`A_{ij}^\top X_i` for each other modality j, (B, L, d_i).
+
+    Returns:
+        The attended features :math:`X_i'`, (B, L, d_i), in (-1, 1).
+    """
+    total = attended[0]
+    for one in attended[1:]:
+        total = total + one
+    return torch.tanh(x + total / len(attended))
+
+
+def leader_follower_attention(
+    query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None
+) -> Tensor:
+    r"""Lets the modalities attend to each other, at each step by itself.
+
+    .. math:: \mathrm{softmax}\left(\frac{K Q^\top}{\sqrt{k}}\right) V + V
+
+    Leader-follower attention (ICCVW 2021), k the width; the softmax runs over the last axis.
+
+    Args:
+        query: :math:`Q`, (B, L, N, K).
+        key: :math:`K`, (B, L, N, K).
+        value: :math:`V`, (B, L, N, K), zero for a modality that is not present.
+        present: Modalities that can be attended to, bool (B, L, N); ``None`` for all.
+
+    Returns:
+        The attended values, (B, L, N, K).
+    """
+    scores = key @ query.mT * query.shape[-1] ** -0.5
+    if present is not None:
+        # As in cross_attention: finite where nothing is present.
+        scores = scores.masked_fill(~present[..., None, :], torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1) @ value + value
