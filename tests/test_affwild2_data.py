@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 from examples.affwild2 import ceilings, faces, latents, layout, lexicon, speech, voice
+from examples.affwild2.__main__ import main
 from examples.affwild2.audio import log_mel, patch_rows, read_audio
 from examples.affwild2.generate import make_data
 from examples.affwild2.latents import FPS, Cue, Floats, Latents, Switches
@@ -286,6 +289,17 @@ def test_vader_says_what_it_needs() -> None:
         lexicon.content_words("vader")
 
 
+def test_vaders_scores_become_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"good": 1.9, "worst": -3.1, ":-)": 1.3, "great": 4.0}
+    vader = types.ModuleType("vaderSentiment.vaderSentiment")
+    analyzer = types.SimpleNamespace(lexicon=scores)
+    monkeypatch.setattr(vader, "SentimentIntensityAnalyzer", lambda: analyzer, raising=False)
+    monkeypatch.setitem(sys.modules, vader.__name__, vader)
+    words = lexicon.content_words("vader")
+    assert words.words == ("good", "worst", "great")
+    np.testing.assert_allclose(words.values, [0.475, -0.775, 1.0])
+
+
 def test_an_unknown_lexicon_is_named() -> None:
     with pytest.raises(ValueError, match="the lexicon is 'own' or 'vader', found 'other'"):
         lexicon.content_words("other")
@@ -369,6 +383,15 @@ def test_a_full_folder_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="is not empty; name a new folder"):
         make_data(tmp_path)
+
+
+def test_a_mistake_on_the_command_line_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    monkeypatch.setattr("sys.argv", ["affwild2", "make-data", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="is not empty; name a new folder"):
+        main()
 
 
 # The layout
@@ -473,6 +496,17 @@ def test_a_damaged_frame_rate_is_one_line(tmp_path: Path, row: str) -> None:
     found = layout.resolve(tmp_path)
     assert found.rates == {"video2": (29.97, 5)}
     assert any("line 2 must be 'video,fps,frames'" in line for line in found.problems)
+
+
+def test_a_frame_rate_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    names = tmp_path / layout.TEST_NAMES
+    names.parent.mkdir(parents=True)
+    names.write_text("video2\n\nvideo1\n")
+    (tmp_path / layout.FRAME_RATES).write_bytes(b"\xff\xfe")
+    found = layout.resolve(tmp_path)
+    assert [trial.name for trial in found.trials] == ["video1", "video2"]
+    assert found.rates == {}
+    assert f"{tmp_path / layout.FRAME_RATES}: is not a text file" in found.problems
 
 
 @given(length=st.integers(1, 9), wanted=st.integers(0, 12))

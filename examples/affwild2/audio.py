@@ -75,15 +75,15 @@ def log_mel(samples: Samples) -> Floats:
 
 
 def mel_filters() -> NDArray[np.float64]:
-    """Returns triangles that are linear in mel, without area normalisation, (257, 64)."""
+    """Returns triangles that are linear in mel, without area normalisation, (257, 64).
+
+    The constant part of a frame lies below the lowest band, so it is no sound.
+    """
     mel = _hertz_to_mel(np.linspace(0, RATE / 2, FFT // 2 + 1))[:, None]
     edges = np.linspace(_hertz_to_mel(LOWEST), _hertz_to_mel(HIGHEST), BANDS + 2)
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
-    weights = np.maximum(
-        0.0, np.minimum((mel - low) / (middle - low), (high - mel) / (high - middle))
-    )
-    weights[0] = 0.0  # the constant part of a frame is no sound
-    return weights
+    rise, fall = (mel - low) / (middle - low), (high - mel) / (high - middle)
+    return np.asarray(np.maximum(0.0, np.minimum(rise, fall)))
 
 
 def patch_rows(mel_length: int, fps: float, frames: int) -> NDArray[np.int64]:

@@ -211,7 +211,7 @@ def _names(
 
 def _test_names(root: Path, problems: list[str]) -> list[str]:
     try:
-        return sorted({line.strip() for line in _lines(root / TEST_NAMES)})
+        return sorted({line.strip() for line in _lines(root / TEST_NAMES)} - {""})
     except DamagedFile as error:
         problems.append(f"{error}; no test trials")
         return []
@@ -254,7 +254,11 @@ def _index_media(root: Path) -> dict[str, dict[str, Path]]:
 def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]:
     """Reads ``video,fps,frames``; the file is only there where there are no video files."""
     rates: dict[str, tuple[float, int]] = {}
-    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    try:
+        lines = _lines(path)[1:] if path.exists() else []
+    except DamagedFile as error:
+        problems.append(str(error))
+        return rates
     for number, line in enumerate(lines, start=2):
         video, *rest = line.rsplit(",", 2)
         try:
