@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossfuse import functional
-from tests import asserts
+from tests import asserts, reference
 
 F64 = torch.float64
 OUTPUT = asserts.TOLERANCES[F64].output
@@ -196,3 +196,145 @@ def test_nothing_is_written_to() -> None:
         versions = [argument._version for argument in arguments]
         function(*arguments)
         assert [argument._version for argument in arguments] == versions, function.__name__
+
+
+@st.composite
+def series(draw: st.DrawFn, *, least: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Two series (B, L) and a mask with at least that many valid steps in each window."""
+    batch, steps = draw(st.integers(1, 3)), draw(st.integers(least, 9))
+    rows = draw(
+        st.lists(
+            st.permutations(range(steps)).flatmap(
+                lambda order: st.integers(least, steps).map(lambda n: set(order[:n]))
+            ),
+            min_size=batch,
+            max_size=batch,
+        )
+    )
+    mask = torch.tensor([[t in row for t in range(steps)] for row in rows])
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    x, y = (torch.randn(batch, steps, generator=generator, dtype=F64) for _ in "xy")
+    return x, y + draw(st.sampled_from([-1.0, 0.0, 1.0])) * x, mask
+
+
+WAVE = torch.tensor([[1.0, 2.0, 4.0], [3.0, -1.0, 0.0]])
+MOMENTS = ["biased", "unbiased", "mixed"]
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@given(drawn=series())
+def test_concordance_is_its_definition(moments: str, drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, y, mask = drawn
+    x.requires_grad_()
+
+    def compare(ours: Tensor, twin: Tensor) -> None:
+        asserts.close(ours, twin, "value", OUTPUT)
+        found = torch.autograd.grad(ours.sum(), x)[0]
+        expected = torch.autograd.grad(twin.sum(), x)[0]
+        asserts.close(found, expected, "gradient", asserts.TOLERANCES[F64].gradient)
+
+    compare(
+        functional.concordance(x, y, mask, moments=moments),
+        torch.stack(
+            [
+                reference.concordance(a[m], b[m], moments=moments)
+                for a, b, m in zip(x, y, mask, strict=True)
+            ]
+        ),
+    )
+    compare(
+        functional.concordance(x, y, mask, over="batch", moments=moments),
+        reference.concordance(x[mask], y[mask], moments=moments),
+    )
+
+
+@given(drawn=series(), scale=st.floats(0.25, 4), shift=st.floats(-4, 4))
+def test_laws_of_concordance(
+    drawn: tuple[Tensor, Tensor, Tensor], scale: float, shift: float
+) -> None:
+    x, y, mask = drawn
+    for over in ("window", "batch"):
+        rho = functional.concordance(x, y, mask, over=over)
+        assert rho.abs().le(1).all()
+        assert rho.lt(1).all(), "1 though the series differ"
+        assert functional.concordance(x, x, mask, over=over).eq(1).all(), "equal series"
+        mirrored = functional.concordance(y, x, mask, over=over)
+        asserts.close(mirrored, rho, "symmetry", OUTPUT)
+        moved = functional.concordance(scale * x + shift, scale * y + shift, mask, over=over)
+        asserts.close(moved, rho, "common shift and scale", 1e-9)
+        opposite = functional.concordance(
+            x - x[mask].mean(), x[mask].mean() - x, mask, over="batch"
+        )
+        asserts.close(opposite, -torch.ones((), dtype=F64), "mirror image", OUTPUT)
+
+
+@given(drawn=series())
+def test_masked_steps_do_not_matter_to_concordance(
+    drawn: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    x, y, mask = drawn
+    for over in ("window", "batch"):
+        clean = functional.concordance(x, y, mask, over=over)
+        a, b = (s.masked_fill(~mask, float("nan")).requires_grad_() for s in (x, y))
+        found = functional.concordance(a, b, mask, over=over)
+        asserts.close(found, clean, "NaN in masked steps", 0.0)
+        for gradient in torch.autograd.grad(found.sum(), [a, b]):
+            assert torch.isfinite(gradient).all()
+            assert not gradient[~mask].any()
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize("over", ["window", "batch"])
+@pytest.mark.parametrize(
+    ("x", "y", "mask"),
+    [
+        (torch.zeros(2, 3), torch.zeros(2, 3), None),
+        (torch.full((2, 3), 7.0), torch.full((2, 3), -7.0), None),
+        (torch.ones(2, 3), torch.tensor([[1.0, 2, 3], [3, 2, 1]]), None),
+        (WAVE, WAVE.flip(1), torch.zeros(2, 3, dtype=torch.bool)),
+        (WAVE[:, :1], WAVE[:, 1:2], None),
+        (WAVE[:0], WAVE[:0], None),
+        (torch.full((1, 3), 1e-12), torch.full((1, 3), 2e-12), None),
+    ],
+    ids=["zero", "level", "constant", "masked", "one step", "no window", "tiny"],
+)
+def test_concordance_is_finite_at_its_edges(
+    x: Tensor, y: Tensor, mask: Tensor | None, over: str, moments: str
+) -> None:
+    x = x.clone().requires_grad_()
+    rho = functional.concordance(x, y, mask, over=over, moments=moments)
+    (gradient,) = torch.autograd.grad(rho.sum(), x)
+    assert torch.isfinite(rho).all()
+    assert rho.abs().le(1).all()
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_concordance_adds_up_in_float32(dtype: torch.dtype) -> None:
+    """10 000 half steps: sums in half precision would stop growing or overflow."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 10_000, generator=generator)
+    y = (x + torch.randn(2, 10_000, generator=generator)).to(dtype)
+    x = x.to(dtype)
+    found = functional.concordance(x, y)
+    assert found.dtype == torch.float32
+    expected = functional.concordance(x.double(), y.double())
+    asserts.close(found, expected, "half", 1e-6)
+
+
+def test_concordance_far_from_zero() -> None:
+    """A level of 1000 costs float32 some digits, not its meaning."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(1, 500, generator=generator, dtype=F64) for _ in "xy")
+    found = functional.concordance((x + 1000).float(), (x + y + 1000).float())
+    asserts.close(found, functional.concordance(x, x + y), "float32", 1e-3)
+
+
+@given(drawn=series())
+def test_concordance_agrees_with_torchmetrics(drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+    from torchmetrics.functional import concordance_corrcoef
+
+    x, y, mask = drawn
+    expected = concordance_corrcoef(x[mask], y[mask]).squeeze()
+    found = functional.concordance(x, y, mask, over="batch", moments="unbiased")
+    asserts.close(found, expected, "torchmetrics", 1e-9)
