@@ -2,14 +2,18 @@
 
 from importlib.metadata import version as _version
 
+from crossfuse import convert as convert
 from crossfuse import functional as functional
+from crossfuse import windows as windows
 from crossfuse.baselines import ConcatFusion as ConcatFusion
 from crossfuse.baselines import CrossAttention as CrossAttention
 from crossfuse.baselines import LeaderFollowerAttention as LeaderFollowerAttention
 from crossfuse.gate import DynamicGate as DynamicGate
 from crossfuse.joint import JointCrossAttention as JointCrossAttention
 from crossfuse.losses import ConcordanceLoss as ConcordanceLoss
-from crossfuse.missing import PerModality as PerModality
+from crossfuse.missing import MissingTokens as MissingTokens
+from crossfuse.missing import ModalityDropout as ModalityDropout
+from crossfuse.per_modality import PerModality as PerModality
 from crossfuse.recursive import RecursiveCrossModalAttention as RecursiveCrossModalAttention
 from crossfuse.temporal import TemporalConvNet as TemporalConvNet
 from crossfuse.temporal import TemporalState as TemporalState

@@ -1,88 +1,274 @@
-"""What real data needs around the layers: a module for each modality, and the missing."""
+"""What a missing modality needs: training that has seen it, and a vector that stands in for it."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import fault
-from crossfuse._modalities import Masks, Modalities, Structure, T, named_entries, zero_invalid
+from crossfuse._checks import check_probability, check_size, check_together, fault, shapes
+from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure
 
 
-class PerModality(nn.Module):
-    """Applies a module of its own to each modality.
+class ModalityDropout(nn.Module):
+    r"""Makes whole modalities missing at random, sample by sample, while training.
 
-    A module whose ``forward`` has a parameter called ``mask`` gets the modality's mask there.
-    Whatever the module, invalid steps go in and come out as zeros.
+    Each modality that is present in a sample is dropped with probability ``p``, apart from the
+    others. Where fewer than ``keep`` would be left, as many of the dropped as it takes come back,
+    every one with the same chance. So the share that goes missing is a little below ``p``: of n
+    present modalities,
+
+    .. math:: p - \frac{1}{n} \sum_{k=n-\mathrm{keep}+1}^{n} (k - n + \mathrm{keep})
+              \binom{n}{k} p^k (1 - p)^{n-k}
+
+    each, which is :math:`p - p^n / n` for ``keep=1``.
+
+    The features stay as they are; only the masks change, and the layers of this package read a
+    mask that is False at every step as a missing modality.
 
     Args:
-        modules: One module per modality: a mapping by name, or a sequence.
+        p: Probability of dropping a modality.
+        keep: The least number of modalities that a sample keeps, if it has that many.
 
     Shape:
-        - modality i: (B, L, ...); ``None`` or an absent key for one that is missing
+        - modality i: (B, L_i, ...); ``None`` or an absent key for one that is missing
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
           :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality
-        - output i: what the module of modality i returns, (B, L, ...)
+        - output i: the new mask of modality i, bool (B, L_i), all False where it is dropped;
+          ``None`` for a missing modality
 
     Raises:
-        TypeError: If a container or an element is of the wrong type.
-        ValueError: If names or masks do not fit.
+        TypeError: If a container, an input or a mask is of the wrong type.
+        ValueError: If ``p`` is no probability, ``keep`` is not positive, or shapes do not fit.
 
     Example:
-        >>> from crossfuse import TemporalConvNet
-        >>> encode = PerModality({"face": TemporalConvNet(20, [8]), "words": nn.Linear(30, 8)})
-        >>> encoded = encode({"face": torch.randn(2, 9, 20), "words": torch.randn(2, 9, 30)})
-        >>> encoded["words"].shape
-        torch.Size([2, 9, 8])
+        >>> drop = ModalityDropout(0.5)
+        >>> x = {"face": torch.randn(100, 7, 4), "voice": torch.randn(100, 7, 3)}
+        >>> mask = drop(x)
+        >>> bool((mask["face"] | mask["voice"]).all())  # never both
+        True
+        >>> bool(drop.eval()(x)["face"].all())
+        True
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
+    def __init__(self, p: float, *, keep: int = 1) -> None:
         super().__init__()
-        self.structure: Structure = Structure("PerModality", "modules", modules)
-        named = named_entries("PerModality", "modules", modules)
-        for name, module in named.items():
-            if not isinstance(module, nn.Module):
-                raise fault(
-                    TypeError,
-                    "PerModality",
-                    f"modules[{name!r}] is not a module",
-                    got=type(module).__name__,
-                    expected="a torch.nn.Module",
-                    hint="nn.Identity() passes a modality through",
-                )
-        self.branches: nn.ModuleDict = nn.ModuleDict(named)
-        self._takes_mask = {
-            name: "mask" in signature(module.forward).parameters for name, module in named.items()
-        }
+        check_probability("ModalityDropout", "p", p)
+        check_size("ModalityDropout", "keep", keep)
+        self.p = p
+        self.keep = keep
 
     @overload
-    def forward(self, modalities: Mapping[str, T], mask: Masks | None = None) -> dict[str, T]: ...
+    def forward(
+        self, modalities: Mapping[str, Tensor | None], mask: Masks | None = None
+    ) -> dict[str, Tensor | None]: ...
     @overload
-    def forward(self, modalities: Sequence[T], mask: Masks | None = None) -> tuple[T, ...]: ...
+    def forward(
+        self, modalities: Sequence[Tensor | None], mask: Masks | None = None
+    ) -> tuple[Tensor | None, ...]: ...
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Any:
-        """Applies each module to its modality.
+        """Draws the masks for one training step; in evaluation mode leaves them as they are.
 
         Args:
-            modalities: (B, L, ...) each.
+            modalities: (B, L_i, ...) each.
             mask: Valid steps, (B, L), True = valid; one for all or one for each.
 
         Returns:
-            The outputs, in the structure of ``modalities``.
+            One mask for each modality, in the structure of ``modalities``, training or not. (A
+            mask for an absent key comes back as ``None``.)
         """
-        values = self.structure.ordered("modalities", modalities)
-        masks = self.structure.masks(mask, values)
-        outputs = [
-            None if x is None else self._apply_to(name, x, valid)
-            for (name, x), valid in zip(values.items(), masks, strict=True)
+        if isinstance(modalities, Mapping) and isinstance(mask, Mapping):
+            modalities = {**modalities, **{name: None for name in mask if name not in modalities}}
+        structure = Structure("ModalityDropout", "modalities", modalities)
+        given = structure.ordered("modalities", modalities)
+        present = {name: x for name, x in given.items() if x is not None}
+        _check_batch(present)
+        masks = [
+            valid if x is None or valid is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
+            for x, valid in zip(given.values(), structure.masks(mask, given), strict=True)
         ]
-        return self.structure.restorer(modalities)(outputs)
+        if self.training and present:
+            kept = iter(self._draw([valid for valid in masks if valid is not None]))
+            masks = [None if valid is None else valid & next(kept) for valid in masks]
+        return structure.restorer(modalities)(masks)
 
-    def _apply_to(self, name: str, x: Tensor, valid: Tensor | None) -> Tensor:
-        module = self.branches[name]
-        x = zero_invalid(x, valid)
-        extra = {"mask": valid} if valid is not None and self._takes_mask[name] else {}
-        outputs: Tensor = module(x, **extra)
-        return zero_invalid(outputs, valid)
+    @override
+    def extra_repr(self) -> str:
+        return f"p={self.p}, keep={self.keep}"
+
+    def _draw(self, masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Draws which modality stays in which sample, (B, 1) for each of the masks."""
+        present = torch.stack([valid.any(dim=1) for valid in masks])  # (N, B)
+        # One number decides both: the dropped are those below p, and those that come back are
+        # the highest of them, which is any of them with the same chance.
+        draw = torch.rand(present.shape, device=present.device)
+        ranked = draw.masked_fill(~present, -1.0)
+        least = ranked.topk(min(self.keep, len(masks)), dim=0).values[-1]
+        return ((draw >= self.p) | (ranked >= least))[..., None].unbind()
+
+
+class MissingTokens(nn.Module):
+    """Puts learnt vectors in the place of missing modalities.
+
+    Where a modality is missing, in the whole batch (``None``, an absent key) or in one sample (a
+    mask row of False), its vector stands at every step at which any other modality of that sample
+    is valid. It counts as present from then on. Nothing else changes: a modality that is there
+    keeps its values and its invalid steps, and a sample in which nothing is there stays empty.
+
+    Modalities may have steps of their own. Then the vector stands at all steps of the missing one,
+    which must be given as zeros with a mask of False, since nothing else tells how many those are.
+
+    Args:
+        dims: Features d_i of each modality: a mapping by name, or a sequence.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+
+    Shape:
+        - modality i: (B, L, d_i); ``None`` or an absent key for one that is missing
+        - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality
+        - output: all modalities, (B, L, d_i) each, zero at invalid steps; and their masks, bool
+          (B, L) each
+
+    Raises:
+        TypeError: If a container, an input or a mask is of the wrong type or dtype.
+        ValueError: If sizes, names or shapes do not fit; if all modalities are missing, or one is
+            ``None`` and the others differ in steps.
+
+    Example:
+        >>> from crossfuse import RecursiveCrossModalAttention
+        >>> dims = {"face": 4, "voice": 3, "words": 2}
+        >>> tokens, fuse = MissingTokens(dims), RecursiveCrossModalAttention(dims, 300)
+        >>> x = {"face": torch.randn(8, 300, 4), "voice": None, "words": torch.randn(8, 300, 2)}
+        >>> x, mask = tokens(x)
+        >>> fuse(x, mask)["voice"].shape
+        torch.Size([8, 300, 3])
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.modalities = ModalitySet("MissingTokens", dims)
+        self.tokens = nn.ModuleDict(
+            {name: _Token(dim, device, dtype) for name, dim in self.modalities.dims.items()}
+        )
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew."""
+        for module in self.modules():
+            if isinstance(module, _Token):
+                module.reset_parameters()
+
+    @overload
+    def forward(
+        self, modalities: Mapping[str, Tensor | None], mask: Masks | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
+    @overload
+    def forward(
+        self, modalities: Sequence[Tensor | None], mask: Masks | None = None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]: ...
+    @override
+    def forward(self, modalities: Modalities, mask: Masks | None = None) -> Any:
+        """Fills what is missing.
+
+        Args:
+            modalities: (B, L, d_i) each.
+            mask: Valid steps, (B, L), True = valid; one for all or one for each.
+
+        Returns:
+            All modalities and a mask for each of them, to be given to a layer as they are: two
+            dicts (an absent key comes after the caller's) or two tuples.
+        """
+        tokens: list[Tensor] = [token.vector for token in self._tokens()]
+        inputs = self.modalities.flatten(modalities, mask, like=tokens[0], aligned=False)
+        given = self.modalities.structure.ordered("modalities", modalities)
+        aligned = self._check_steps(given)
+        masks = [
+            x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+            for x, valid in zip(inputs.features, inputs.masks, strict=True)
+        ]
+        missing = [~valid.any(dim=1, keepdim=True) for valid in masks]  # (B, 1) each
+        if aligned:
+            known = [valid for x, valid in zip(given.values(), masks, strict=True) if x is not None]
+            anywhere = torch.stack(known).any(dim=0)  # (B, L)
+        else:
+            anywhere = ~torch.stack(missing).all(dim=0)  # (B, 1)
+        filled = [gone & anywhere for gone in missing]
+        features = [
+            torch.where(fill[..., None], token.to(x.dtype), x)
+            for fill, token, x in zip(filled, tokens, inputs.features, strict=True)
+        ]
+        masks = [valid | fill for valid, fill in zip(masks, filled, strict=True)]
+        return self._restored(modalities, features), self._restored(modalities, masks)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.modalities}"
+
+    def _tokens(self) -> "list[_Token]":
+        return [token for token in self.tokens.values() if isinstance(token, _Token)]
+
+    def _check_steps(self, given: Mapping[str, Tensor | None]) -> bool:
+        """Tells whether all modalities have the same steps; if not, all must be there."""
+        steps = [x.shape[1] for x in given.values() if x is not None]
+        aligned = all(count == steps[0] for count in steps)
+        if not aligned and len(steps) < len(given):
+            raise fault(
+                ValueError,
+                "MissingTokens",
+                "a modality is missing and nothing tells its steps",
+                got=shapes(given),
+                expected="the same steps on axis 1 of all that are present, or none missing",
+                hint="give the missing one as zeros (batch, steps, features), its mask all False",
+            )
+        return aligned
+
+    def _restored(
+        self, modalities: Modalities, values: Sequence[Tensor]
+    ) -> dict[str, Tensor] | tuple[Tensor, ...]:
+        if not isinstance(modalities, Mapping):
+            return tuple(values)
+        named = dict(zip(self.modalities.dims, values, strict=True))
+        return {name: named[name] for name in dict.fromkeys([*modalities, *named])}
+
+
+class _Token(nn.Module):
+    """The vector of one modality."""
+
+    def __init__(
+        self, dim: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.empty(dim, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameter anew: nearly zero, which is what a missing modality is without it."""
+        nn.init.normal_(self.vector, std=0.02)
+
+    @override
+    def extra_repr(self) -> str:
+        return f"vector={tuple(self.vector.shape)}"
+
+
+def _check_batch(present: Mapping[str, Any]) -> None:
+    """Refuses what has no axes for batch and steps, or a batch size of its own."""
+    for name, x in present.items():
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            raise fault(
+                TypeError,
+                "ModalityDropout",
+                f"{name!r} has no axes for batch and steps",
+                got=f"{tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
+                expected=f"{name} (batch, steps, ...)",
+                hint="give the features themselves, or None if the modality is missing",
+            )
+        first_name, first = next(iter(present.items()))
+        check_together("ModalityDropout", name, x, first_name, first, aligned=False)

@@ -1,0 +1,261 @@
+"""The tables of keys, theirs against ours, and what their weights need to become ours."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from crossfuse._checks import check_choice
+from crossfuse.convert._reading import check_names, count_parts, own_copies, read
+
+# Ours against theirs, for the modality of index i among three; each has a weight and a bias.
+_RCMA = {
+    "temporal": "dense_coattn.key{number}_linear",
+    "feature": "dense_coattn.value{number}_linear",
+    "output": "linears.{i}.0",
+}
+# Their map of the joint of each modality, in arXiv v1 only.
+_RCMA_JOINTS = ("query_linear_at", "query_linear_tv", "query_linear_va")
+# Ours against theirs, for audio and for video.
+_JCA = (
+    {"temporal": "affine_a", "own": "W_a", "joint": "W_ca", "output": "W_ha"},
+    {"temporal": "affine_v", "own": "W_v", "joint": "W_cv", "output": "W_hv"},
+)
+# Ours against theirs, for one block.
+_TCN = {
+    f"{ours}.{part}": f"{theirs}.{kind}"
+    for ours, theirs in (("first", "conv1"), ("second", "conv2"))
+    for part, kind in (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+        ("bias", "bias"),
+    )
+}
+_TCN_RESIDUAL = {f"residual.{kind}": f"downsample.{kind}" for kind in ("weight", "bias")}
+_LEADER_FOLLOWER = {"query": "encoderQ", "key": "encoderK", "value": "encoderV"}
+
+# Their keys that are left out, as patterns, and why.
+_RCMA_DROPPED = {
+    r"dcn_layers\.\d+\.dense_coattn\.query_linear\.(weight|bias)": (
+        "their code computes it and throws the result away"
+    )
+}
+_JCA_DROPPED = {
+    r"encoder[12]\.(weight|bias)": (
+        "a linear layer in front of the attention; load it into a torch.nn.Linear of your own"
+    )
+}
+_TCN_DROPPED = {
+    r"network\.\d+\.net\.[04]\.(weight_g|weight_v|bias)": (
+        "a second name of a tensor of conv1 or conv2"
+    )
+}
+
+
+def dropped(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """Lists the keys of a checkpoint that this module knows and leaves out, and why.
+
+    Args:
+        state_dict: The state dict of one of the authors' modules.
+
+    Returns:
+        The reason by key, in the order of ``state_dict``.
+
+    Example:
+        >>> dropped({"network.0.conv1.bias": torch.ones(2), "network.0.net.0.bias": torch.ones(2)})
+        {'network.0.net.0.bias': 'a second name of a tensor of conv1 or conv2'}
+    """
+    return {
+        key: reason
+        for key in state_dict
+        for pattern, reason in (_RCMA_DROPPED | _JCA_DROPPED | _TCN_DROPPED).items()
+        if re.fullmatch(pattern, key)
+    }
+
+
+def rcma(
+    state_dict: Mapping[str, Tensor], *, modalities: Sequence[str], joint: str
+) -> dict[str, Tensor]:
+    """Converts the authors' RCMA, with any number of steps and of any sizes.
+
+    Their joint is in cyclic order (the second modality attends to the third and the first), ours
+    in declared order; the weights that meet it are reordered.
+
+    Args:
+        state_dict: Theirs, with keys that begin with ``dcn_layers``.
+        modalities: Names of the three modalities in the authors' order: video, audio, text.
+        joint: ``"others"`` for the code of arXiv v1, ``"all"`` for that of v2 and later (RJCMA).
+
+    Returns:
+        The state dict of ``RecursiveCrossModalAttention(dims, length, steps, joint=joint,
+        variant="released")`` with ``dims`` in the order of ``modalities``.
+
+    Raises:
+        TypeError: If ``state_dict`` is not a mapping of tensors.
+        ValueError: If a key is unknown or missing, or the names or the joint do not fit.
+
+    Example:
+        >>> from torch.nn import Linear, ModuleDict, ModuleList, Sequential
+        >>> from crossfuse import RecursiveCrossModalAttention
+        >>> dims = {"video": 5, "audio": 3, "text": 2}
+        >>> keys = {f"key{i}_linear": Linear(9, 9) for i in (1, 2, 3)}
+        >>> values = {f"value{i}_linear": Linear(d, d) for i, d in enumerate(dims.values(), 1)}
+        >>> outputs = ModuleList(Sequential(Linear(10, d)) for d in dims.values())
+        >>> step = ModuleDict({"dense_coattn": ModuleDict(keys | values), "linears": outputs})
+        >>> theirs = ModuleDict({"dcn_layers": ModuleList([step])}).state_dict()
+        >>> fuse = RecursiveCrossModalAttention(dims, 9, 1, joint="all", variant="released")
+        >>> fuse.load_state_dict(rcma(theirs, modalities=list(dims), joint="all"))
+        <All keys matched successfully>
+    """
+    layer = "convert.rcma"
+    check_choice(layer, "joint", joint, ("others", "all"))
+    names = check_names(layer, modalities, 3)
+    table = {}
+    for k in range(count_parts(layer, state_dict, r"dcn_layers\.(\d+)\.")):
+        for i, name in enumerate(names):
+            branch = {ours: key.format(number=i + 1, i=i) for ours, key in _RCMA.items()}
+            if joint == "others":
+                branch["joint"] = f"dense_coattn.{_RCMA_JOINTS[i]}"
+            for ours, theirs in branch.items():
+                table[f"steps.{k}.{name}.{ours}"] = f"dcn_layers.{k}.{theirs}.weight"
+                table[f"steps.{k}.{name}.{ours}_bias"] = f"dcn_layers.{k}.{theirs}.bias"
+    found = read(layer, state_dict, table, _RCMA_DROPPED if joint == "all" else {})
+    converted = {ours: x if ours.endswith("_bias") else x.mT for ours, x in found.items()}
+    if joint == "others":
+        _reorder_joints(converted, names)
+    return own_copies(converted)
+
+
+def jca(state_dict: Mapping[str, Tensor], *, modalities: Sequence[str]) -> dict[str, Tensor]:
+    """Converts the authors' joint cross-attention (the T-BIOM code), of any sizes.
+
+    Args:
+        state_dict: Theirs, with keys such as ``affine_a.weight``. The encoders in front of the
+            attention are left out.
+        modalities: Names of the two modalities in the authors' order: audio, video.
+
+    Returns:
+        The state dict of ``JointCrossAttention(dims, length, width)`` with ``dims`` in the order
+        of ``modalities``.
+
+    Raises:
+        TypeError: If ``state_dict`` is not a mapping of tensors.
+        ValueError: If a key is unknown or missing, or the names do not fit.
+
+    Example:
+        >>> from crossfuse import JointCrossAttention
+        >>> sizes = {"affine": (9, 9), "W": (4, 9), "W_c": (4, 12), "W_h": (9, 4)}
+        >>> keys = {"affine": "affine_{}", "W": "W_{}", "W_c": "W_c{}", "W_h": "W_h{}"}
+        >>> theirs = {
+        ...     f"{keys[kind].format(letter)}.weight": torch.randn(size)
+        ...     for kind, size in sizes.items()
+        ...     for letter in "av"
+        ... }
+        >>> fuse = JointCrossAttention({"audio": 6, "video": 6}, length=9, width=4)
+        >>> fuse.load_state_dict(jca(theirs, modalities=["audio", "video"]))
+        <All keys matched successfully>
+    """
+    layer = "convert.jca"
+    names = check_names(layer, modalities, 2)
+    table = {
+        f"branches.{name}.{ours}": f"{theirs}.weight"
+        for name, branch in zip(names, _JCA, strict=True)
+        for ours, theirs in branch.items()
+    }
+    found = read(layer, state_dict, table, _JCA_DROPPED)
+    # They mix the steps of the joint, not of the modality, so that their weight is T as it stands.
+    return own_copies({ours: x if ours.endswith("temporal") else x.mT for ours, x in found.items()})
+
+
+def tcn(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Converts the temporal convolutional network in the authors' code, of any depth and sizes.
+
+    Args:
+        state_dict: Theirs, with keys that begin with ``network`` and the weight norm of old. The
+            second names of the convolutions are left out.
+
+    Returns:
+        The state dict of ``TemporalConvNet(dim, widths, kernel_size=kernel_size)``.
+
+    Raises:
+        TypeError: If ``state_dict`` is not a mapping of tensors.
+        ValueError: If a key is unknown or missing.
+
+    Example:
+        >>> from crossfuse import TemporalConvNet
+        >>> conv = {"weight_g": (4, 1, 1), "weight_v": (4, 4, 3), "bias": (4,)}
+        >>> theirs = {
+        ...     f"network.0.conv{n}.{part}": torch.randn(size)
+        ...     for n in (1, 2)
+        ...     for part, size in conv.items()
+        ... }
+        >>> TemporalConvNet(4, [4], kernel_size=3).load_state_dict(tcn(theirs))
+        <All keys matched successfully>
+    """
+    layer = "convert.tcn"
+    table = {}
+    for k in range(count_parts(layer, state_dict, r"network\.(\d+)\.")):
+        weight = state_dict.get(f"network.{k}.conv1.weight_v")
+        same_width = weight is not None and weight.shape[0] == weight.shape[1]
+        for ours, theirs in (_TCN if same_width else _TCN | _TCN_RESIDUAL).items():
+            table[f"blocks.{k}.{ours}"] = f"network.{k}.{theirs}"
+    return own_copies(read(layer, state_dict, table, _TCN_DROPPED))
+
+
+def leader_follower(
+    state_dict: Mapping[str, Tensor], *, modalities: Sequence[str]
+) -> dict[str, Tensor]:
+    """Converts the authors' leader-follower attention, with any number of modalities and sizes.
+
+    Args:
+        state_dict: Theirs, with keys such as ``encoderQ.video.weight``.
+        modalities: Names of the modalities as in the keys, in the authors' order: that of the
+            rows of their layer norm.
+
+    Returns:
+        The state dict of ``LeaderFollowerAttention(dims, width, leader=leader)`` with ``dims`` in
+        the order of ``modalities``.
+
+    Raises:
+        TypeError: If ``state_dict`` is not a mapping of tensors.
+        ValueError: If a key is unknown or missing, or the names do not fit.
+
+    Example:
+        >>> from crossfuse import LeaderFollowerAttention
+        >>> dims = {"video": 5, "audio": 3}
+        >>> theirs = {"ln.weight": torch.ones(2, 4), "ln.bias": torch.zeros(2, 4)}
+        >>> for name, dim in dims.items():
+        ...     for letter in "QKV":
+        ...         theirs[f"encoder{letter}.{name}.weight"] = torch.randn(4, dim)
+        ...         theirs[f"encoder{letter}.{name}.bias"] = torch.randn(4)
+        >>> fuse = LeaderFollowerAttention(dims, 4, leader="video")
+        >>> fuse.load_state_dict(leader_follower(theirs, modalities=list(dims)))
+        <All keys matched successfully>
+    """
+    layer = "convert.leader_follower"
+    table = {
+        f"{ours}.{name}.{kind}": f"{theirs}.{name}.{kind}"
+        for ours, theirs in _LEADER_FOLLOWER.items()
+        for name in check_names(layer, modalities, None)
+        for kind in ("weight", "bias")
+    }
+    table |= {f"norm.{kind}": f"ln.{kind}" for kind in ("weight", "bias")}
+    return own_copies(read(layer, state_dict, table, {}))
+
+
+def _reorder_joints(converted: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Brings the weights that meet a joint in cyclic order into declared order."""
+    for key, value in converted.items():
+        _, k, name, part = key.split(".")
+        if part not in ("joint", "joint_bias", "output"):
+            continue
+        i = names.index(name)
+        cyclic = [names[(i + 1) % 3], names[(i + 2) % 3]]
+        theirs = [(other, n) for other in cyclic for n in range(_dim(converted, k, other))]
+        rows = sorted(range(len(theirs)), key=lambda row: names.index(theirs[row][0]))
+        converted[key] = value[rows][:, rows] if part == "joint" else value[rows]
+
+
+def _dim(converted: Mapping[str, Tensor], k: str, name: str) -> int:
+    """Reads the features of a modality off the weight that mixes them."""
+    return converted[f"steps.{k}.{name}.feature"].shape[0]

@@ -1,0 +1,92 @@
+"""Reading a foreign state dict by a table of keys, which must fit it exactly."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from crossfuse._checks import check_name, fault, quoted
+
+
+def check_names(layer: str, modalities: Sequence[str], count: int | None) -> list[str]:
+    """Reads the names of the modalities; None for any number of them."""
+    names = [] if isinstance(modalities, str) else list(modalities)
+    if not names or len(set(names)) < len(names) or len(names) != (count or len(names)):
+        raise fault(
+            ValueError,
+            layer,
+            "modalities does not name those of the checkpoint",
+            got=f"{modalities!r}",
+            expected=f"{count or 'some'} different names, in the order of the authors' code",
+            hint="the docstring tells that order; the names are those in the layer's dims",
+        )
+    for name in names:
+        check_name(layer, name)
+    return names
+
+
+def count_parts(layer: str, state_dict: Mapping[str, Tensor], pattern: str) -> int:
+    """Counts the steps or blocks of a checkpoint; one without any shall lack those of the first."""
+    _check_tensors(layer, state_dict)
+    return max(1, len({m.group(1) for key in state_dict if (m := re.match(pattern, key))}))
+
+
+def read(
+    layer: str,
+    state_dict: Mapping[str, Tensor],
+    table: Mapping[str, str],
+    dropped: Mapping[str, str],
+) -> dict[str, Tensor]:
+    """Reads the values by our keys.
+
+    Args:
+        layer: Name of the function, for the messages.
+        state_dict: The checkpoint.
+        table: Their key by ours.
+        dropped: Patterns of their keys that may be there and are left out.
+
+    Raises:
+        TypeError: If the checkpoint is not a mapping of tensors.
+        ValueError: If it has other keys than the table and the patterns.
+    """
+    _check_tensors(layer, state_dict)
+    theirs = set(table.values())
+    missing = [key for key in table.values() if key not in state_dict]
+    unknown = [
+        key
+        for key in state_dict
+        if key not in theirs and not any(re.fullmatch(pattern, key) for pattern in dropped)
+    ]
+    if missing or unknown:
+        raise fault(
+            ValueError,
+            layer,
+            "the checkpoint has other keys than the authors' module",
+            got=f"unknown {quoted(unknown)}; missing {quoted(missing)}",
+            expected=f"keys such as {quoted(list(table.values())[:2])}",
+            hint="give the state dict of that module alone, without a prefix such as 'module.'",
+        )
+    return {ours: state_dict[key] for ours, key in table.items()}
+
+
+def own_copies(converted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies the values, so that the checkpoint keeps its own."""
+    return {
+        key: x.detach().clone(memory_format=torch.contiguous_format) for key, x in converted.items()
+    }
+
+
+def _check_tensors(layer: str, state_dict: object) -> None:
+    """Refuses what is not a mapping of names to tensors."""
+    items = state_dict.items() if isinstance(state_dict, Mapping) else [(None, state_dict)]
+    for key, x in items:
+        if not isinstance(key, str) or not isinstance(x, Tensor):
+            raise fault(
+                TypeError,
+                layer,
+                "state_dict is not a mapping of names to tensors",
+                got=type(x).__name__ if key is None else f"{key!r}: {type(x).__name__}",
+                expected="the state dict of a module: str to tensor",
+                hint="torch.load reads one from a file; it may lie under a key such as 'net'",
+            )
