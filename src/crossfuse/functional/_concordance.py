@@ -49,9 +49,9 @@ def concordance(
             its square root, the coefficient loses its meaning but keeps a bounded gradient.
 
     Returns:
-        The coefficient, in [-1, 1] (with biased moments 1 exactly where the series are equal):
-        (B, ...) over windows, (...) over the batch. It is 0 where no step is valid. In float32,
-        or float64 where an input is; sums never run in half precision.
+        The coefficient, (B, ...) over windows, (...) over the batch. It lies in [-1, 1]; with
+        biased moments it is 1 exactly where the series are equal. It is 0 where no step is valid.
+        In float32, or float64 where an input is; sums never run in half precision.
 
     Raises:
         TypeError: If an input is not a real tensor, or the mask not a bool tensor.
