@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,6 +340,27 @@ def test_bert_words_are_the_sum_of_four_layers_averaged_over_pieces() -> None:
     assert stop - start > 1
     np.testing.assert_allclose(got[3], summed[start:stop].mean(0), atol=1e-4)
     np.testing.assert_allclose(bert.embed(said[:6]), got[:6], atol=1e-4)  # sentences do not mix
+
+
+def test_a_folder_without_a_bert_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(ValueError, match=f"extract: --bert {tmp_path} is neither a folder with a"):
+        text.BertWords(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("package", "option", "use"),
+    [
+        ("transformers", "--bert", lambda: text.BertWords("any")),
+        ("pocketsphinx", "--asr", lambda: text.recognise(np.zeros(9, np.int16))),
+    ],
+)
+def test_an_option_says_which_package_it_needs(
+    monkeypatch: pytest.MonkeyPatch, package: str, option: str, use: Callable[[], object]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"extract: {option} needs 'pip install {package}'"):
+        use()
 
 
 def test_recognised_words_lie_in_the_sound(trees: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ For others: ``read_transcript``, ``write_transcript``, ``align``, ``hash_words``
 ``recognise`` (offline speech recognition; needs pocketsphinx).
 """
 
+import importlib
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -117,13 +118,20 @@ class BertWords:
 
     Args:
         model: A local folder or a name on the hub, for instance ``bert-base-uncased``.
+
+    Raises:
+        ValueError: There is no such model, or transformers is not installed.
     """
 
     def __init__(self, model: str) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._model: Any = AutoModel.from_pretrained(model).eval()
+        transformers = _require("transformers", "--bert")
+        try:
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
+            self._model: Any = transformers.AutoModel.from_pretrained(model).eval()
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"extract: --bert {model} is neither a folder with a BERT nor one on the hub"
+            ) from error
         self.dim: int = self._model.config.hidden_size
 
     def embed(self, words: Sequence[Word]) -> Floats:
@@ -149,10 +157,12 @@ class BertWords:
 
 
 def recognise(samples: NDArray[np.int16]) -> list[Word]:
-    """Recognises English speech at 16 kHz with pocketsphinx, the last words included."""
-    from pocketsphinx import Decoder
+    """Recognises English speech at 16 kHz with pocketsphinx, the last words included.
 
-    decoder = Decoder(samprate=16_000, loglevel="FATAL")
+    Raises:
+        ValueError: pocketsphinx is not installed.
+    """
+    decoder = _require("pocketsphinx", "--asr").Decoder(samprate=16_000, loglevel="FATAL")
     decoder.start_utt()
     decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
     decoder.end_utt()
@@ -161,3 +171,11 @@ def recognise(samples: NDArray[np.int16]) -> list[Word]:
         for part in decoder.seg() or ()
         if not (text := re.sub(r"\(\d+\)$", "", part.word)).startswith(("<", "["))
     ]
+
+
+def _require(package: str, option: str) -> Any:  # noqa: ANN401  # a module
+    """Imports a package that only one option needs."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"extract: {option} needs 'pip install {package}'") from error
