@@ -19,11 +19,20 @@ from torch import nn
 
 import crossfuse
 from crossfuse import (
+    ConcatFusion,
+    ConcordanceLoss,
+    CrossAttention,
     DynamicGate,
     JointCrossAttention,
+    LeaderFollowerAttention,
+    MissingTokens,
+    ModalityDropout,
     PerModality,
     RecursiveCrossModalAttention,
     TemporalConvNet,
+    convert,
+    functional,
+    windows,
 )
 from tests.reference import Structure
 
@@ -37,6 +46,11 @@ UNNAMED = RecursiveCrossModalAttention([3, 5], 4)
 JCA = JointCrossAttention(DIMS, 4)
 TCN = TemporalConvNet(3, [4])
 GATE = DynamicGate(3)
+TCN_CHECKPOINT = {
+    f"network.0.conv{n}.{part}": torch.ones(size)
+    for n in (1, 2)
+    for part, size in (("weight_g", (4, 1, 1)), ("weight_v", (4, 4, 3)), ("bias", (4,)))
+}
 PER = PerModality({"face": nn.Linear(3, 2), "voice": nn.Linear(5, 2)})
 
 
@@ -290,6 +304,18 @@ WRONG_CALLS = {
         ValueError,
         ".*a net that is not causal cannot stream",
     ),
+    "a bare tensor for a state": Wrong(
+        lambda: TCN.stream(FACE, FACE),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        ".*'state' is not a TemporalState",
+    ),
+    "a state of another dtype": Wrong(
+        lambda: TemporalConvNet(3, [4], dtype=torch.float64).stream(
+            FACE.double(), TCN.stream(FACE)[1]
+        ),
+        TypeError,
+        ".*'state' has another dtype than the chunk",
+    ),
     "a state of another batch": Wrong(
         lambda: TCN.stream(FACE, TCN.stream(FACE[:1])[1]),
         ValueError,
@@ -313,6 +339,149 @@ WRONG_CALLS = {
     "other features for the gate": Wrong(
         lambda: GATE(FACE, VOICE), ValueError, ".*'attended' has 5 features on axis 2, not 3"
     ),
+    "a gate of another dtype": Wrong(
+        lambda: GATE(FACE.double(), FACE.double()),
+        TypeError,
+        "DynamicGate: 'x' has another dtype than the parameters",
+    ),
+    # baselines
+    "one modality for CrossAttention": Wrong(
+        lambda: CrossAttention([3]), ValueError, "CrossAttention: too few modalities"
+    ),
+    "a temperature below zero": Wrong(
+        lambda: CrossAttention([3, 5], temperature=-1), ValueError, ".*temperature must be positive"
+    ),
+    "no features to come out": Wrong(
+        lambda: ConcatFusion(DIMS, 0), ValueError, "ConcatFusion: out_features must be a positive"
+    ),
+    "a leader that is not there": Wrong(
+        lambda: LeaderFollowerAttention(DIMS, leader="words"),
+        ValueError,
+        "LeaderFollowerAttention: unknown leader",
+    ),
+    # ModalityDropout, MissingTokens
+    "a drop rate above one": Wrong(
+        lambda: ModalityDropout(2.0), ValueError, "ModalityDropout: p must be a probability"
+    ),
+    "keeping none": Wrong(
+        lambda: ModalityDropout(0.5, keep=0), ValueError, ".*keep must be a positive int"
+    ),
+    "no axis for steps": Wrong(
+        lambda: ModalityDropout(0.5)({"face": FACE[0, 0]}),
+        TypeError,
+        "ModalityDropout: 'face' has no axes for batch and steps",
+    ),
+    "other samples for ModalityDropout": Wrong(
+        lambda: ModalityDropout(0.5)([FACE, VOICE[:1]]),
+        ValueError,
+        "ModalityDropout: '1' has 1 samples on axis 0, '0' has 2",
+    ),
+    "tokens for unknown steps": Wrong(
+        lambda: MissingTokens({**DIMS, "words": 2})({"face": FACE, "voice": VOICE[:, :3]}),
+        ValueError,
+        "MissingTokens: a modality is missing and nothing tells its steps",
+    ),
+    # concordance and its loss
+    "a list of predictions": Wrong(
+        lambda: functional.concordance([[1.0]], FACE[..., 0]),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        "functional.concordance: 'prediction' is not a tensor of real numbers",
+    ),
+    "a series without windows": Wrong(
+        lambda: functional.concordance(FACE[0, :, 0], FACE[0, :, 0]),
+        ValueError,
+        ".*'prediction' and 'target' are not of one shape",
+    ),
+    "series of other shapes": Wrong(
+        lambda: ConcordanceLoss()(FACE[..., 0], FACE),
+        ValueError,
+        ".*'prediction' and 'target' are not of one shape",
+    ),
+    "a target elsewhere": Wrong(
+        lambda: functional.concordance(FACE, FACE.to("meta")),
+        ValueError,
+        ".*'prediction' is on another device than 'target'",
+    ),
+    "unknown moments": Wrong(
+        lambda: ConcordanceLoss(moments="none"), ValueError, "ConcordanceLoss: unknown moments"
+    ),
+    "no room for rounding": Wrong(
+        lambda: functional.concordance(FACE, FACE, eps=0.0), ValueError, ".*eps must be positive"
+    ),
+    # windows
+    "a hop of zero": Wrong(
+        lambda: windows.window_starts(9, 3, 0), ValueError, "window_starts: hop must be a positive"
+    ),
+    "a hop beyond the window": Wrong(
+        lambda: windows.window_starts(9, 3, 4), ValueError, ".*windows would leave gaps"
+    ),
+    "a list to gather from": Wrong(
+        lambda: windows.gather_windows([1, 2], [0], 1),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        "gather_windows: x is not a tensor",
+    ),
+    "a recording of no frames": Wrong(
+        lambda: windows.gather_windows(FACE[:0], [0], 1), ValueError, ".*x has no frames on axis 0"
+    ),
+    "starts in a tensor": Wrong(
+        lambda: windows.gather_windows(FACE[0], torch.tensor([0]), 1),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        ".*starts is not a sequence of ints",
+    ),
+    "a start beyond the end": Wrong(
+        lambda: windows.gather_windows(FACE[0], [4], 1),
+        ValueError,
+        ".*windows begin outside of the recording",
+    ),
+    "no windows": Wrong(
+        lambda: windows.gather_windows(FACE[0], [], 1), ValueError, ".*there are no windows"
+    ),
+    "classes to average": Wrong(
+        lambda: windows.overlap_average(torch.ones(1, 4).long(), [0], 4),
+        TypeError,
+        "overlap_average: windows is not of a floating-point dtype",
+    ),
+    "a window too few": Wrong(
+        lambda: windows.overlap_average(FACE, [0], 4),
+        ValueError,
+        ".*windows does not have one window for each start on axis 0",
+    ),
+    "a frame left out": Wrong(
+        lambda: windows.overlap_average(FACE, [0, 5], 9), ValueError, ".*frame 4 lies in no window"
+    ),
+    # convert
+    "an unknown key": Wrong(
+        lambda: convert.tcn({**TCN_CHECKPOINT, "network.0.conv3.bias": FACE}),
+        ValueError,
+        r"convert.tcn: the checkpoint has other keys than the authors' module\n"
+        r".*unknown 'network.0.conv3.bias'; missing nothing",
+    ),
+    "a missing key": Wrong(
+        lambda: convert.tcn({k: v for k, v in TCN_CHECKPOINT.items() if "conv2.bias" not in k}),
+        ValueError,
+        r"convert.tcn: the checkpoint has other keys than the authors' module\n"
+        r".*unknown nothing; missing 'network.0.conv2.bias'",
+    ),
+    "an empty checkpoint": Wrong(
+        lambda: convert.jca({}, modalities=["audio", "video"]),
+        ValueError,
+        "convert.jca: the checkpoint has other keys",
+    ),
+    "too few names for a checkpoint": Wrong(
+        lambda: convert.rcma({}, modalities=["audio", "video"], joint="all"),
+        ValueError,
+        "convert.rcma: modalities does not name those of the checkpoint",
+    ),
+    "an unknown joint of a checkpoint": Wrong(
+        lambda: convert.rcma({}, modalities=["a", "b", "c"], joint="v1"),
+        ValueError,
+        "convert.rcma: unknown joint",
+    ),
+    "a whole module for a checkpoint": Wrong(
+        lambda: convert.tcn(TCN),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        "convert.tcn: state_dict is not a mapping of names to tensors",
+    ),
     # PerModality
     "something that is not a module": Wrong(
         lambda: PerModality({"face": torch.tanh}),  # type: ignore[dict-item]  # the wrong call
@@ -326,6 +495,16 @@ WRONG_CALLS = {
     ),
     "an unknown modality for PerModality": Wrong(
         lambda: PER({"words": FACE}), ValueError, "PerModality: modalities has unknown names"
+    ),
+    "a module that cannot stream": Wrong(
+        lambda: PerModality({"face": nn.Flatten(2)}).stream({"face": FACE}),
+        TypeError,
+        "PerModality: the module of 'face' cannot stream",
+    ),
+    "a modality that leaves the stream": Wrong(
+        lambda: PerModality([TCN]).stream([None], PerModality([TCN]).stream([FACE])[1]),
+        ValueError,
+        "PerModality: '0' was in the stream before and is missing now",
     ),
     "a mask of other steps for PerModality": Wrong(
         lambda: PER(BOTH, ALL[:, 1:]), ValueError, "PerModality: mask does not have the batch"
