@@ -6,7 +6,7 @@ of the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests import reference
+from tests import asserts, reference
 
 DATA = Path(__file__).parent / "data"
 DIMS = {"video": 7, "audio": 5, "text": 11}
@@ -132,3 +132,29 @@ def leader_follower_maps(data: dict[str, Tensor]) -> tuple[dict[str, Any], refer
         for name in DIMS
     }
     return maps, reference.Affine(w["ln.weight"], w["ln.bias"])
+
+
+def reproduces(
+    run: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    cotangents: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+) -> None:
+    """Asserts that `run` gives the outputs and the gradients of sum(cotangent * output)."""
+    __tracebackhide__ = True
+    # The files hold float64 results of the same formulas, so only rounding may differ.
+    allowed = asserts.TOLERANCES[torch.float64]
+    leaves = {name: x.clone().requires_grad_() for name, x in inputs.items()}
+    found = run(leaves)
+    total = torch.stack([(cotangents[name] * found[name]).sum() for name in outputs]).sum()
+    slopes = torch.autograd.grad(total, list(leaves.values()))
+    for name, y in outputs.items():
+        asserts.close(found[name], y, f"output {name}", allowed.output)
+    for name, slope in zip(leaves, slopes, strict=True):
+        asserts.close(slope, gradients[name], f"gradient of {name}", allowed.gradient)
+
+
+def numbers(data: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Inputs, outputs, cotangents and gradients by modality, as `reproduces` takes them."""
+    return [part(data, name) for name in ("input", "output", "cotangent", "input_grad")]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossfuse import JointCrossAttention
-from tests import asserts, reference
+from tests import asserts, parity, reference
 from tests.reference import Structure
 from tests.strategies import Streams, filled, permuted_rows, streams
 
@@ -88,6 +88,13 @@ ALL_MASKED = Case(Streams((2, 3), 2, (3, 3), True, "each", ((7, 7), (7, 7)), fro
 @given(case=cases())
 def test_agrees_with_the_paper(case: Case) -> None:
     asserts.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
+
+
+def test_reproduces_the_published_numbers() -> None:
+    data = parity.load("jca_release")
+    layer = JointCrossAttention({"audio": 6, "video": 6}, 9, width=5, dtype=F64)
+    layer.load_state_dict(parity.jca_state(data))
+    parity.reproduces(lambda x: layer(parity.jca_encoded(data, x)), *parity.numbers(data))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

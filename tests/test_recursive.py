@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossfuse import RecursiveCrossModalAttention
-from tests import asserts, reference
+from tests import asserts, parity, reference
 from tests.reference import Structure
 from tests.strategies import Streams, filled, permuted_rows, streams
 
@@ -152,6 +152,16 @@ COMBINED = Case(HOLES, variant="released")
 @given(case=cases())
 def test_agrees_with_the_paper(case: Case) -> None:
     asserts.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
+
+
+@pytest.mark.parametrize("joint", ["others", "all"])
+def test_reproduces_the_published_numbers(joint: str) -> None:
+    data = parity.load(f"rcma_release_{joint}")
+    layer = RecursiveCrossModalAttention(
+        parity.DIMS, 13, joint=joint, variant="released", dtype=F64
+    )
+    layer.load_state_dict(parity.rcma_state(data, joint))
+    parity.reproduces(layer, *parity.numbers(data))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

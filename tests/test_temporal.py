@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from crossfuse import TemporalConvNet
-from tests import asserts, reference
+from tests import asserts, parity, reference
 from tests.strategies import cuts, every_cutting, filled
 
 F64 = torch.float64
@@ -104,6 +104,21 @@ def cases(
 @given(case=cases())
 def test_agrees_with_the_paper(case: Case) -> None:
     asserts.agrees_with(case.net(), case.twin, case.x(), case.mask())
+
+
+def test_reproduces_the_published_numbers() -> None:
+    data = parity.load("tcn_release")
+    theirs = parity.weights(data)
+    net = TemporalConvNet(5, [7, 7, 4], kernel_size=3, dtype=F64)
+    state = {}
+    for key in net.state_dict():
+        _, k, conv, part = key.split(".", 3)
+        old = {"first": "conv1", "second": "conv2", "residual": "downsample"}[conv]
+        kind = {"original0": "weight_g", "original1": "weight_v"}.get(part.split(".")[-1], part)
+        state[key] = theirs[f"network.{k}.{old}.{kind}"]
+    net.load_state_dict(state)
+    numbers = [{"x": data[n].mT} for n in ("input", "output", "cotangent", "input_grad")]
+    parity.reproduces(lambda x: {"x": net(x["x"])}, *numbers)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
