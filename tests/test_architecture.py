@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "functional": {"_checks"},
     "_checks": set(),
     "_modalities": {"_checks"},
-    "_compile": set(),
+    "_compile": {"_checks"},
     "windows": {"_checks"},
     "losses": {"_checks", "functional"},
     "_convolution": set(),

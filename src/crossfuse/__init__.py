@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from crossfuse import convert as convert
 from crossfuse import functional as functional
 from crossfuse import windows as windows
+from crossfuse._compile import compile as compile
 from crossfuse.baselines import ConcatFusion as ConcatFusion
 from crossfuse.baselines import CrossAttention as CrossAttention
 from crossfuse.baselines import LeaderFollowerAttention as LeaderFollowerAttention

@@ -1,12 +1,10 @@
 """The temporal convolutional network."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, pad
-from torch.nn.utils.parametrizations import weight_norm
 from typing_extensions import override
 
 from crossfuse._checks import (
@@ -17,10 +15,10 @@ from crossfuse._checks import (
     check_size,
     fault,
 )
+from crossfuse._convolution import ConvolutionBlock
 from crossfuse._modalities import zero_invalid
 
 _NAME = "TemporalConvNet"
-_SLOPE = 0.01  # of the LeakyReLU, as in the papers' code
 
 
 class TemporalState(NamedTuple):
@@ -117,14 +115,16 @@ class TemporalConvNet(nn.Module):
         self.dropout = dropout
         sizes = zip((dim, *widths), widths, strict=False)
         self.blocks: nn.ModuleList = nn.ModuleList(
-            _Block(before, after, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype)
+            ConvolutionBlock(
+                before, after, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype
+            )
             for k, (before, after) in enumerate(sizes)
         )
 
     def reset_parameters(self) -> None:
         """Draws all parameters anew."""
         for module in self.modules():
-            if isinstance(module, _Block):
+            if isinstance(module, nn.Conv1d):
                 module.reset_parameters()
 
     @property
@@ -213,6 +213,15 @@ class TemporalConvNet(nn.Module):
         expected = [(chunk.shape[0], n, steps) for n, steps in zip(widths, reach, strict=True)]
         if state is None:
             return tuple(chunk.new_zeros(shape) for shape in expected)
+        if not isinstance(state, TemporalState):
+            raise fault(
+                TypeError,
+                _NAME,
+                "'state' is not a TemporalState",
+                got=type(state).__name__,
+                expected="what stream returned beside the outputs, or None",
+                hint="from a list of saved tensors make TemporalState(tuple(tensors))",
+            )
         found = [tuple(context.shape) for context in state.contexts]
         if found != expected:
             raise fault(
@@ -223,77 +232,6 @@ class TemporalConvNet(nn.Module):
                 expected=expected,
                 hint="give the state that the last call returned, or None to begin a stream",
             )
+        for context in state.contexts:
+            check_like(_NAME, "state", context, "the chunk", chunk)
         return state.contexts
-
-
-class _Block(nn.Module):
-    """Two dilated convolutions and the way around them; (B, features, L) in and out."""
-
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        kernel_size: int,
-        dilation: int,
-        causal: bool,
-        dropout: float,
-        *,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        super().__init__()
-        reach = (kernel_size - 1) * dilation
-        self.reach = reach if causal else 0
-        self.dropout = dropout
-
-        def conv(features: int) -> nn.Module:
-            plain = nn.Conv1d(
-                features,
-                after,
-                kernel_size,
-                dilation=dilation,
-                padding=0 if causal else reach // 2,
-                device=device,
-                dtype=dtype,
-            )
-            return cast(nn.Module, weight_norm(plain))
-
-        self.first, self.second = conv(before), conv(after)
-        self.residual = (
-            None if before == after else nn.Conv1d(before, after, 1, device=device, dtype=dtype)
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draws the parameters anew, after He.
-
-        Assigning the weight goes through the parametrisation; writing into it would not.
-        """
-        convs: tuple[Any, ...] = (self.first, self.second)  # the type does not know the weight
-        for conv in convs:
-            weight = torch.empty_like(conv.weight)
-            nn.init.kaiming_normal_(weight, a=_SLOPE, nonlinearity="leaky_relu")
-            conv.weight = weight
-            nn.init.zeros_(conv.bias)
-        if self.residual is not None:
-            self.residual.reset_parameters()
-
-    @override
-    def forward(
-        self, x: Tensor, valid: Tensor | None, contexts: Sequence[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the outputs and the contexts of the next chunk."""
-        inner, after = x, []
-        for k, conv in enumerate((self.first, self.second)):
-            if contexts is None:
-                inner = pad(inner, (self.reach, 0))
-            else:
-                inner = torch.cat([contexts[k], inner], dim=-1)
-                after.append(inner[..., inner.shape[-1] - self.reach :].clone())
-            inner = leaky_relu(conv(inner), _SLOPE)
-            inner = torch.dropout(inner, self.dropout, self.training)
-            # Between the convolutions too: to the second, invalid steps are padding as well.
-            inner = inner if valid is None else inner.masked_fill(~valid[:, None], 0.0)
-        around = x if self.residual is None else self.residual(x)
-        outputs = leaky_relu(inner + around, _SLOPE)
-        return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after

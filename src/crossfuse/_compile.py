@@ -1,0 +1,63 @@
+"""The one setting of torch.compile that the layers are made and tested for."""
+
+import logging
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import chain
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+from crossfuse._checks import fault
+
+_log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compile(module: F) -> F:
+    """Compiles a module into one graph in which batch and length may vary.
+
+    That is ``torch.compile(module, fullgraph=True, dynamic=True)``: it never falls back to Python
+    in the middle, and another batch size or length does not compile it again. What does: an axis
+    with a single element, a mask where there was none, another set of missing modalities,
+    training after evaluation; each gets a graph of its own, once.
+
+    On CUDA without Triton the backend is ``"cudagraphs"``, which does not need it, in the place of
+    ``"inductor"``. What was chosen is logged to ``crossfuse._compile`` at level INFO.
+
+    Args:
+        module: A module, on the device that it is to run on, or a method of one, such as
+            ``tcn.stream``. It stays as it is and shares its parameters with what is returned.
+
+    Returns:
+        The compiled module or method; the first call compiles.
+
+    Raises:
+        TypeError: If ``module`` is neither a module nor a method of one.
+
+    Example:
+        >>> import crossfuse
+        >>> tcn = crossfuse.TemporalConvNet(3, [8, 8])
+        >>> encode, step = crossfuse.compile(tcn), crossfuse.compile(tcn.stream)
+    """
+    owner = module if isinstance(module, nn.Module) else getattr(module, "__self__", None)
+    if not isinstance(owner, nn.Module):
+        raise fault(
+            TypeError,
+            "compile",
+            "'module' is neither a module nor a method of one",
+            got=type(module).__name__,
+            expected="a torch.nn.Module, or a method such as tcn.stream",
+            hint="compile other functions with torch.compile",
+        )
+    backend = "cudagraphs" if _on_cuda(owner) and find_spec("triton") is None else "inductor"
+    _log.info("compiling %s with the backend %r", type(owner).__name__, backend)
+    return cast(F, torch.compile(module, fullgraph=True, dynamic=True, backend=backend))
+
+
+def _on_cuda(module: nn.Module) -> bool:
+    """Whether the module will run on CUDA; where it holds no tensor, whether it could."""
+    devices = {tensor.device.type for tensor in chain(module.parameters(), module.buffers())}
+    return "cuda" in devices or (not devices and torch.cuda.is_available())
