@@ -1,7 +1,8 @@
 """Turns a tree of the official layout into features on disk, one folder per trial and per video.
 
 Every folder is written under another name and renamed when it is whole, so a run that was stopped
-goes on where it was; a trial whose files were mended is done again once its folder is deleted.
+goes on where it was; to redo a trial whose files were mended, delete its folders under ``trials/``
+and ``videos/``.
 Damage is told in one line per file. A trial whose labels cannot be trusted is left out; missing or
 damaged faces are black, a missing voice or transcript is an absent modality.
 
