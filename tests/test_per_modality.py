@@ -114,6 +114,78 @@ def test_every_way_of_cutting_a_stream_gives_the_whole(cutting: list[int], named
     asserts.stream_equals_whole(layer, case.inputs(), cutting)
 
 
+@given(case=streams(least=1, aligned=False, batch=(1, 3), steps=(2, 9)))
+def test_streams_with_masks_and_gaps_join_up(case: Streams) -> None:
+    """Streams of their own lengths, masked, some missing from beginning to end."""
+    layer, inputs, mask = encoders(case), case.inputs(), case.mask()
+    whole = asserts.places(layer(inputs, mask))
+    valid = asserts.mask_of(inputs, mask)
+    pieces: dict[str, list[Tensor]] = {name: [] for name in whole}
+    state = None
+    for half in (0, 1):
+        ends = {
+            name: (0, x.shape[1] // 2, x.shape[1]) for name, x in asserts.places(inputs).items()
+        }
+        parts = {
+            name: x[:, ends[name][half] : ends[name][half + 1]]
+            for name, x in asserts.places(inputs).items()
+        }
+        marks = {
+            name: row[:, ends[name][half] : ends[name][half + 1]] for name, row in valid.items()
+        }
+        chunk = asserts.replace(inputs, parts)
+        outputs, state = layer.stream(chunk, state, asserts.replace(inputs, marks))
+        assert list(asserts.places(outputs)) == list(whole)
+        for name, y in asserts.places(outputs).items():
+            pieces[name].append(y)
+    for name, y in whole.items():
+        joined = torch.cat(pieces[name], dim=1)
+        asserts.close(joined, y, name, asserts.TOLERANCES[F64].output)
+
+
+def test_a_modality_that_joins_late_was_missing_before() -> None:
+    nets = {"face": TemporalConvNet(3, [4], dtype=F64), "voice": nn.Linear(2, 2, dtype=F64)}
+    layer, x = PerModality(nets), torch.randn(1, 9, 3, dtype=F64)
+    late = torch.arange(9)[None] >= 4
+    state = None
+    for start, stop in ((0, 2), (2, 4)):
+        out, state = layer.stream({"voice": torch.randn(1, stop - start, 2, dtype=F64)}, state)
+        assert list(out) == ["voice"]
+    y, _ = layer.stream({"face": x[:, 4:]}, state)
+    expected = layer({"face": x}, late)["face"]
+    asserts.close(y["face"], expected[:, 4:], "face", asserts.TOLERANCES[F64].output)
+
+
+def test_a_stream_of_ones_own() -> None:
+    """Any module with a `stream` will do, with a mask or without; its state is handed through."""
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.cumsum(dim=1)
+
+        def stream(self, chunk: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+            y = chunk.cumsum(dim=1) + (0 if state is None else state)
+            return y, y[:, -1:]
+
+    layer = PerModality([Sum(), nn.Identity()])
+    x = [torch.randn(2, 6, 3, dtype=F64), torch.randn(2, 6, 1, dtype=F64)]
+    asserts.stream_equals_whole(layer, x, [1, 4])
+
+
+def test_what_cannot_stream_is_named() -> None:
+    x = torch.randn(2, 4, 3)
+    layer = PerModality({"face": nn.GRU(3, 3), "voice": TemporalConvNet(3, [2])})
+    with pytest.raises(TypeError, match="PerModality: the module of 'face' cannot stream"):
+        layer.stream({"face": x})
+    _, state = layer.stream({"voice": x})
+    with pytest.raises(ValueError, match="'voice' was in the stream before and is missing now"):
+        layer.stream({"voice": None}, state)
+    with pytest.raises(ValueError, match="state has unknown names: 'words'"):
+        layer.stream({"voice": x}, {"words": None})
+    with pytest.raises(TypeError, match="PerModality: state must be a mapping or a sequence"):
+        layer.stream({"voice": x}, x)
+
+
 def test_printing_explains_the_layer() -> None:
     text = repr(PerModality({"face": nn.Linear(2, 3), "voice": TemporalConvNet(2, [3])}))
     for part in ("PerModality", "face", "Linear", "voice", "TemporalConvNet"):
