@@ -183,7 +183,7 @@ class MissingTokens(nn.Module):
             mask: Valid steps, (B, L), True = valid; one for all or one for each.
 
         Returns:
-            All modalities and a mask for each of them, to be given to a layer as they are: two
+            All modalities and a mask for each of them, to be given to a layer as they are, in two
             dicts (an absent key comes after the caller's) or two tuples.
         """
         tokens: list[Tensor] = [token.vector for token in self._tokens()]
