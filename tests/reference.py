@@ -417,14 +417,14 @@ def leader_follower_attention(
     return torch.stack(samples) if samples else like.new_zeros(0, like.shape[1], out)
 
 
-def concordance(x: Tensor, y: Tensor, *, moments: str = "biased") -> Tensor:
+def concordance(x: Tensor, y: Tensor, *, mixed_moments: bool = False) -> Tensor:
     """The concordance correlation of two 1-d series by its definition.
 
-    "mixed" is the authors' mixture: biased covariance over unbiased variances.
+    `mixed_moments` is the authors' mixture: biased covariance over unbiased variances.
     """
     n = x.shape[0]
     mean_x, mean_y = x.sum() / n, y.sum() / n
-    covariance = ((x - mean_x) * (y - mean_y)).sum() / (n - 1 if moments == "unbiased" else n)
+    covariance = ((x - mean_x) * (y - mean_y)).sum() / n
     spread = (x - mean_x).square().sum() + (y - mean_y).square().sum()
-    variances = spread / (n if moments == "biased" else n - 1)
+    variances = spread / (n - 1 if mixed_moments else n)
     return 2 * covariance / (variances + (mean_x - mean_y).square())

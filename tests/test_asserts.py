@@ -534,7 +534,7 @@ def test_the_concordance_twin_by_hand() -> None:
         torch.tensor([1.0, 5.0], dtype=torch.float64),
     )
     assert reference.concordance(x, y).item() == pytest.approx(2 * 2 / (1 + 4 + 4), rel=1e-14)
-    assert reference.concordance(x, y, moments="mixed").item() == pytest.approx(
+    assert reference.concordance(x, y, mixed_moments=True).item() == pytest.approx(
         4 / (2 + 8 + 4), rel=1e-14
     )
 

@@ -482,6 +482,12 @@ WRONG_CALLS = {
         TypeError,
         "convert.tcn: state_dict is not a mapping of names to tensors",
     ),
+    # compile
+    "compiling a function": Wrong(
+        lambda: crossfuse.compile(torch.tanh),
+        TypeError,
+        "compile: 'module' is neither a module nor a method of one",
+    ),
     # PerModality
     "something that is not a module": Wrong(
         lambda: PerModality({"face": torch.tanh}),  # type: ignore[dict-item]  # the wrong call
