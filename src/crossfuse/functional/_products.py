@@ -7,8 +7,8 @@ from torch import Tensor
 def correlate(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     """Multiplies X' T J; both orders share L d D, and T meets the narrower of X and J."""
     if x.shape[-1] <= joint.shape[-1]:
-        return x.mT @ temporal @ joint
-    return x.mT @ (temporal @ joint)
+        return mix(temporal.mT, x).mT @ joint
+    return x.mT @ mix(temporal, joint)
 
 
 def spread(x: Tensor, correlation: Tensor, feature: Tensor, longest: int | None) -> Tensor:
@@ -18,4 +18,13 @@ def spread(x: Tensor, correlation: Tensor, feature: Tensor, longest: int | None)
         longest = correlation.shape[-1] + 1 if torch.compiler.is_compiling() else x.shape[1]
     if longest <= correlation.shape[-1]:
         return x @ feature @ correlation
-    return x @ (feature @ correlation)
+    return x @ mix(feature, correlation)
+
+
+def mix(weight: Tensor, x: Tensor) -> Tensor:
+    """Multiplies every sample of x (B, n, m) by the same weight (k, n) from the left."""
+    if not torch.compiler.is_compiling() and x.shape[1] > x.shape[2]:
+        return weight @ x
+    # Saves the transposed copies of x that matmul makes to put the batch into one product; the
+    # gradient of the weight is then summed over (B, k, n), so it pays only where x is wide.
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
