@@ -277,7 +277,9 @@ def zero_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
 def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:
     """Takes the part of a weight that inputs shorter than the longest window use."""
     if torch.compiler.is_compiling():
-        # The whole is contiguous and a part is not; with a column more neither is, so that one
-        # graph serves all lengths.
-        weight = pad(weight, (0, 1))
+        # One graph for all lengths: the whole is contiguous and a part is not, but with a column
+        # more neither is; and unless it is copied, inductor bakes the first length's strides into
+        # the backward pass.
+        part = pad(weight, (0, 1))[:rows, :columns]
+        return part.clone(memory_format=torch.contiguous_format)
     return weight[:rows, :columns]
