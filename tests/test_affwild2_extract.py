@@ -65,13 +65,13 @@ def _mel(hertz: float) -> float:
     return float(1127 * np.log(1 + hertz / 700))
 
 
-def _naive_log_mel(samples: NDArray[np.int16]) -> NDArray[np.float64]:
+def _naive_log_mel(samples: NDArray[np.int16], chosen: list[int]) -> NDArray[np.float64]:
     """The naive twin: frame by frame, band by band, triangle by triangle."""
     sound = [s / 32768 for s in samples.tolist()]
     sound += [sound[-1]] * 16_000
     edges = [_mel(125) + (_mel(7500) - _mel(125)) * k / 65 for k in range(66)]
     rows = []
-    for frame in range(1 + (len(sound) - 400) // 160):
+    for frame in chosen:
         part = np.zeros(512)
         for n in range(400):
             part[n] = sound[160 * frame + n] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 400))
@@ -92,8 +92,8 @@ def test_log_mel_is_the_definition() -> None:
     samples = np.random.default_rng(0).integers(-9000, 9000, 700).astype(np.int16)
     got = audio.log_mel(samples)
     assert got.shape == (1 + (16_700 - 400) // 160, 64)
-    chosen = slice(0, 7)
-    np.testing.assert_allclose(got[chosen], _naive_log_mel(samples[:])[chosen], atol=1e-4)
+    chosen = [0, 1, 2, 4, 101]
+    np.testing.assert_allclose(got[chosen], _naive_log_mel(samples, chosen), atol=1e-4)
 
 
 def test_log_mel_does_not_see_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
