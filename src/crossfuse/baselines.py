@@ -210,8 +210,8 @@ class LeaderFollowerAttention(nn.Module):
           :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
           False is a modality missing in that sample
         - output: one tensor (B, L, d_leader + N k). A modality that is invalid at a step takes no
-          part in the softmax there and has zeros for its row of V (for its features too, if it is
-          the leader); the whole step is zero where no modality is valid
+          part in the softmax there and gives the normalisation a row of zeros (and zeros as its
+          features, if it leads); the whole step is zero where no modality is valid
 
     Raises:
         TypeError: If a container, an input or a mask is of the wrong type or dtype.

@@ -79,8 +79,8 @@ class ConcordanceLoss(nn.Module):
             else mask
         )
         counts = valid.any(dim=1) if self.over == "window" else valid.any()
-        counts = counts.reshape(*counts.shape, *[1] * (agreement.ndim - counts.ndim))
-        counts = counts.expand_as(agreement)
+        further = (1,) * (agreement.ndim - counts.ndim)
+        counts = counts.reshape((*counts.shape, *further)).expand_as(agreement)
         return (1 - agreement).masked_fill(~counts, 0.0).sum() / counts.sum().clamp(min=1)
 
     @override

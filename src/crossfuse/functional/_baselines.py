@@ -85,14 +85,16 @@ def leader_follower_attention(
     Args:
         query: :math:`Q`, (B, L, N, K).
         key: :math:`K`, (B, L, N, K).
-        value: :math:`V`, (B, L, N, K), zero for a modality that is not present.
-        present: Modalities that can be attended to, bool (B, L, N); ``None`` for all.
+        value: :math:`V`, (B, L, N, K).
+        present: Modalities that take part, bool (B, L, N), True = present; ``None`` for all.
 
     Returns:
-        The attended values, (B, L, N, K).
+        The attended values, (B, L, N, K), zero for a modality that takes no part.
     """
     scores = key @ query.mT * query.shape[-1] ** -0.5
-    if present is not None:
-        # As in cross_attention: finite where nothing is present.
-        scores = scores.masked_fill(~present[..., None, :], torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, dim=-1) @ value + value
+    if present is None:
+        return torch.softmax(scores, dim=-1) @ value + value
+    # As in cross_attention: finite where nothing is present.
+    scores = scores.masked_fill(~present[..., None, :], torch.finfo(scores.dtype).min)
+    attended = torch.softmax(scores, dim=-1) @ value + value
+    return attended.masked_fill(~present[..., None], 0.0)
