@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -80,7 +81,8 @@ def definition(x: Tensor, y: Tensor, moments: str) -> Tensor:
 
 def by_definition(case: Case, over: str, moments: str) -> Tensor:
     """Window by window and series by series, the invalid steps cut out."""
-    x, y = (one.reshape(case.batch, case.length, -1) for one in case.series())
+    count = math.prod(case.more)
+    x, y = (one.reshape(case.batch, case.length, count) for one in case.series())
     valid = case.valid()
     groups = [[b] for b in range(case.batch)] if over == "window" else [list(range(case.batch))]
     values = [
@@ -90,7 +92,7 @@ def by_definition(case: Case, over: str, moments: str) -> Tensor:
             moments,
         )
         for group in groups
-        for k in range(x.shape[2])
+        for k in range(count)
     ]
     shape = (case.batch, *case.more) if over == "window" else case.more
     return torch.stack(values).reshape(shape) if values else x.new_zeros(shape)
