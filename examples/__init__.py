@@ -1,0 +1,1 @@
+"""Applications of crossfuse, each a package to run with ``python -m``."""
