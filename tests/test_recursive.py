@@ -176,16 +176,24 @@ def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) ->
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["longest", "each", "none"])
 def test_gradients_in_half_precision_agree_as_a_whole(kind: str, dtype: torch.dtype) -> None:
-    """Single slopes flip where a relu's argument rounds across zero; the vector hardly turns."""
-    case = Case(plain(dims=(11, 13, 17), batch=5, length=9), kind, steps=1)
-    inputs = case.streams.inputs(dtype)
-    half = asserts.evaluate(case.layer(dtype), inputs)
-    layer = case.layer(dtype).double()
-    exact = asserts.evaluate(layer, {name: x.double() for name, x in inputs.items()})
-    for part in ("inputs", "parameters"):
-        ours = torch.cat([g.flatten().double() for g in getattr(half, part).values()])
-        true = torch.cat([g.flatten() for g in getattr(exact, part).values()])
-        error = ((ours - true).norm() / true.norm()).item()
+    """Single slopes flip where a relu's argument rounds across zero; the vector hardly turns.
+
+    How many flip is chance (a few of thousands), so this is about the median of several draws.
+    """
+    errors: dict[str, list[float]] = {"inputs": [], "parameters": []}
+    for seed in range(9):
+        streams = replace(plain(dims=(11, 13, 17), batch=5, length=9), seed=seed)
+        case = Case(streams, kind, steps=1)
+        inputs = case.streams.inputs(dtype)
+        half = asserts.evaluate(case.layer(dtype), inputs)
+        layer = case.layer(dtype).double()
+        exact = asserts.evaluate(layer, {name: x.double() for name, x in inputs.items()})
+        for part, found in errors.items():
+            ours = torch.cat([g.flatten().double() for g in getattr(half, part).values()])
+            true = torch.cat([g.flatten() for g in getattr(exact, part).values()])
+            found.append(((ours - true).norm() / true.norm()).item())
+    for part, found in errors.items():
+        error = sorted(found)[len(found) // 2]
         assert error <= asserts.TOLERANCES[dtype].output, f"{part}: off by {error:.3g} in norm"
 
 

@@ -7,6 +7,8 @@ K width of the attention map.
 import torch
 from torch import Tensor
 
+from crossfuse.functional._products import mix
+
 
 def joint_attention_map(
     x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor, *, scale: float = 1.0
@@ -27,7 +29,7 @@ def joint_attention_map(
     Returns:
         The attention map :math:`H`, (B, d, K), not negative.
     """
-    return torch.relu((x.mT @ own + correlation @ joint) * scale)
+    return torch.relu_(mix(own.mT * scale, x).mT + correlation @ (joint * scale))
 
 
 def joint_attended_features(
@@ -48,4 +50,4 @@ def joint_attended_features(
     Returns:
         The attended features :math:`X'`, (B, L, d).
     """
-    return x + torch.dropout(output.mT @ attention.mT, dropout, train=True)
+    return x + torch.dropout(mix(output.mT, attention.mT), dropout, train=True)

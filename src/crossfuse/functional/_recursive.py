@@ -1,6 +1,9 @@
 r"""Recursive cross-modal attention, equation by equation.
 
 Shapes: B batch, L steps, d features of one modality :math:`X`, D features of its joint :math:`J`.
+
+The largest tensors here are C and H. They are passed over as little as possible: factors scale the
+smallest operand of a product, and tanh and relu overwrite the product they are taken of.
 """
 
 from collections.abc import Sequence
@@ -31,7 +34,7 @@ def joint_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
     """
-    return torch.tanh(correlate(x, joint, temporal) * joint.shape[-1] ** -0.5)
+    return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
 def unaligned_correlation(
@@ -52,9 +55,9 @@ def unaligned_correlation(
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
     """
-    blocks = [correlate(x, other, t) for other, t in zip(others, temporals, strict=True)]
-    scores = torch.cat(blocks, dim=-1)
-    return torch.tanh(scores * scores.shape[-1] ** -0.5)
+    scale = sum(other.shape[-1] for other in others) ** -0.5
+    blocks = [correlate(x, other, t * scale) for other, t in zip(others, temporals, strict=True)]
+    return torch.tanh_(torch.cat(blocks, dim=-1))
 
 
 def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tensor:
@@ -73,12 +76,11 @@ def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tenso
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
     """
-    scores = x.mT @ joint
     if isinstance(count, Tensor):
         # Halves hold no count above 2048 exactly, so the root is taken in single precision.
-        root = count.to(torch.promote_types(scores.dtype, torch.float32)).rsqrt()
-        return torch.tanh(scores * root.to(scores.dtype)[:, None, None])
-    return torch.tanh(scores * count**-0.5)
+        root = count.to(torch.promote_types(x.dtype, torch.float32)).rsqrt()
+        return torch.tanh_((x * root.to(x.dtype)[:, None, None]).mT @ joint)
+    return torch.tanh_((x * count**-0.5).mT @ joint)
 
 
 def attention_map(
@@ -106,7 +108,7 @@ def attention_map(
     Returns:
         The attention map :math:`H`, (B, L, D), not negative.
     """
-    return torch.relu(spread(x, correlation, feature, longest) * scale)
+    return torch.relu_(spread(x, correlation, feature * scale, longest))
 
 
 def attended_features(
