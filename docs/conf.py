@@ -1,0 +1,76 @@
+"""The documentation's settings. Build it with ``make docs``, or any other way Sphinx is run."""
+
+from importlib.metadata import version as _version
+
+from docutils import nodes
+from math_core import LatexError, LatexToMathML
+from sphinx.util import logging
+
+project = "crossfuse"
+author = "The crossfuse authors"
+copyright = "2026, the crossfuse authors, MIT licence"
+release = version = _version("crossfuse")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"crossfuse {release}"
+html_static_path = ["_static"]
+html_css_files = ["crossfuse.css"]
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_inherit_docstrings = False  # else every page repeats torch.nn.Module's
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+add_module_names = False
+python_maximum_signature_line_length = 80
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Shape"]
+
+# A type variable of the overloads: an output can be None exactly where the input can.
+nitpick_ignore = [("py:class", "crossfuse._modalities.T")]
+# The pages are built where nothing can be fetched, so that torch's inventory is only there for who
+# asks for it: sphinx-build -t online. Elsewhere its names stay without a link.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "torch": ("https://docs.pytorch.org/docs/stable", None),
+}
+if tags.has("online"):  # type: ignore[name-defined]  # noqa: F821 - Sphinx puts tags here
+    extensions.append("sphinx.ext.intersphinx")
+else:
+    nitpick_ignore_regex = [
+        (r"py:.*", r"torch\..*"),
+        (r"py:.*", r"(collections|typing)\..*"),
+        (r"py:(class|exc)", r"(int|str|float|bool|object|dict|list|tuple|None|\w+Error)"),
+    ]
+
+_log = logging.getLogger(__name__)
+_converter = LatexToMathML(ignore_unknown_commands=False)
+
+
+def _mathml(translator, node, *, block):
+    """Writes MathML, which browsers set themselves: no script, nothing fetched."""
+    try:
+        mathml = _converter.convert_with_local_state(node.astext(), displaystyle=block)
+    except LatexError as error:
+        _log.warning("cannot set this formula: %s", error, location=node)
+        mathml = f"<code>{translator.encode(node.astext())}</code>"
+    translator.body.append(f'<div class="formula">{mathml}</div>' if block else mathml)
+    raise nodes.SkipNode
+
+
+def setup(app):
+    app.add_html_math_renderer(
+        "mathml",
+        inline_renderers=(lambda translator, node: _mathml(translator, node, block=False), None),
+        block_renderers=(lambda translator, node: _mathml(translator, node, block=True), None),
+    )
