@@ -22,7 +22,8 @@ def compile(module: F) -> F:
     That is ``torch.compile(module, fullgraph=True, dynamic=True)``: it never falls back to Python
     in the middle, and another batch size or length does not compile it again. What does: an axis
     with a single element, a mask where there was none, another set of missing modalities,
-    training after evaluation; each gets a graph of its own, once.
+    training after evaluation, and a first call in which a length happens to equal another size;
+    each costs one more graph, once.
 
     On CUDA without Triton the backend is ``"cudagraphs"``, which does not need it, in the place of
     ``"inductor"``. What was chosen is logged to ``crossfuse._compile`` at level INFO.
