@@ -16,8 +16,10 @@ test: .venv/dev.done ## Lint, types and all tests
 	@echo "==> types"
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes crossfuse --ignoreexternal
+	@echo "==> docs"
+	$(BIN)/sphinx-build -q -n -W -b html docs docs/_build/html
 	@echo "==> tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 bench: .venv/dev.done ## Times the layers against their peers
 	@echo "==> benchmarks"
