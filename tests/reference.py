@@ -105,6 +105,15 @@ def _correlation_without_weight(x: Stream, y: Stream) -> Tensor:
     return torch.tanh(total / max(len(x.at), 1) ** 0.5)
 
 
+def _unit_scale(x: Stream) -> Stream:
+    """A window divided by the root mean square of its valid part (1e-5 keeps silence silent)."""
+    total = x.rows.new_zeros(())
+    for row in x.rows:
+        total = total + row.square().sum()
+    power = total / (max(len(x.at), 1) * x.rows.shape[1])
+    return Stream(x.rows / (power + 1e-5).sqrt(), x.at)
+
+
 def _temporal_block(weight: Tensor, members: Sequence[str], name: str, length: Length) -> Tensor:
     """The columns of T that meet `name`: all of them if aligned, its own block if not."""
     if not isinstance(length, Mapping):
@@ -129,24 +138,26 @@ def recursive_cross_modal_attention(
 ) -> Structure:
     """RCMA, eqs 1-13, as printed or as the authors' code has it.
 
-    With `stable`, H has its argument divided by sqrt(d_i).
+    With `stable`, C and H are made of every modality at unit scale, and H has its argument divided
+    by sqrt(d_i).
     """
     names = list(dims)
 
     def printed(sample: Sample, key: str, name: str) -> Tensor:
-        x, members = sample[name], _members(names, name, joint)
+        seen = {n: _unit_scale(stream) for n, stream in sample.items()} if stable else sample
+        x, members = seen[name], _members(names, name, joint)
         scale = sum(dims[other] for other in members) ** -0.5
         blocks = []
         for other in members:
             if length is None:
-                blocks.append(_correlation_without_weight(x, sample[other]))
+                blocks.append(_correlation_without_weight(x, seen[other]))
                 continue
             weight = _temporal_block(state[f"{key}.temporal"], members, other, length)
-            blocks.append(_correlation(x, sample[other], weight, scale))
+            blocks.append(_correlation(x, seen[other], weight, scale))
         h = torch.relu(x.rows @ state[f"{key}.feature"] @ torch.cat(blocks, dim=1))
         if stable:
             h = h / dims[name] ** 0.5
-        return x.rows + h @ state[f"{key}.output"]
+        return sample[name].rows + h @ state[f"{key}.output"]
 
     def released(sample: Sample, key: str, name: str) -> Tensor:
         x, members = sample[name], _members(names, name, joint)

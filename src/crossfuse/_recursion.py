@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from typing_extensions import override
 
 from crossfuse import functional
 from crossfuse._modalities import leading_part, zero_invalid
+
+_SILENCE = 1e-5  # mean square below which a window is not brought to unit scale, as in LayerNorm
 
 
 class Attended(NamedTuple):
@@ -100,16 +103,21 @@ class Branch(nn.Module):
     def forward(
         self,
         x: Tensor,
+        inner: Tensor,
         joint: Sequence[Tensor],
         valid: Tensor | None,
         joint_masks: Sequence[Tensor | None],
         dropout: float,
     ) -> Attended:
-        """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps."""
-        correlation = self._correlation(x, joint, valid)
+        """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps.
+
+        C and H are made from ``inner`` and the joint, and what they find is added to ``x``; the
+        two differ where the layer is stable (see :func:`unit_scale`).
+        """
+        correlation = self._correlation(inner, joint, valid)
         scale = x.shape[-1] ** -0.5 if self.stable else 1.0
         attention = functional.attention_map(
-            x, correlation, self.feature, scale=scale, longest=self.length
+            inner, correlation, self.feature, scale=scale, longest=self.length
         )
         features = functional.attended_features(x, attention, self.output, dropout=dropout)
         return Attended(features, correlation, attention)
@@ -179,6 +187,7 @@ class ReleasedBranch(nn.Module):
     def forward(
         self,
         x: Tensor,
+        inner: Tensor,
         joint: Sequence[Tensor],
         valid: Tensor | None,
         joint_masks: Sequence[Tensor | None],
@@ -188,9 +197,11 @@ class ReleasedBranch(nn.Module):
         steps = x.shape[1]
         whole = joint[0]
         if self.joint is not None and self.joint_bias is not None:
-            whole = zero_invalid(whole @ self.joint + self.joint_bias, _any_valid(joint_masks))
+            whole = zero_invalid(
+                linear(whole, self.joint.mT, self.joint_bias), _any_valid(joint_masks)
+            )
         correlation = functional.released_correlation(
-            x,
+            inner,
             whole,
             leading_part(self.temporal, steps, steps),
             self.temporal_bias[:steps],
@@ -198,7 +209,7 @@ class ReleasedBranch(nn.Module):
         )
         attention = zero_invalid(
             functional.released_attention_map(
-                x, correlation, self.feature, self.feature_bias, longest=self.length
+                inner, correlation, self.feature, self.feature_bias, longest=self.length
             ),
             valid,
         )
@@ -213,6 +224,19 @@ class ReleasedBranch(nn.Module):
     @override
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={tuple(p.shape)}" for name, p in self.named_parameters())
+
+
+def unit_scale(features: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Divides each window (B, L, d) by the root mean square of its valid part."""
+    return [_unit_scale(x, valid) for x, valid in zip(features, masks, strict=True)]
+
+
+def _unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
+    count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
+    # Squares of halves overflow early, so the sum is taken in single precision.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    power = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide).square() / (count * x.shape[2])
+    return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
 
 
 def _any_valid(masks: Sequence[Tensor | None]) -> Tensor | None:

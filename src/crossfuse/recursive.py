@@ -11,7 +11,14 @@ from typing_extensions import override
 from crossfuse import functional
 from crossfuse._checks import check_choice, check_probability, check_size, fault
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
-from crossfuse._recursion import Attended, Branch, Recursion, RecursionStep, ReleasedBranch
+from crossfuse._recursion import (
+    Attended,
+    Branch,
+    Recursion,
+    RecursionStep,
+    ReleasedBranch,
+    unit_scale,
+)
 from crossfuse.gate import DynamicGate
 
 _NAME = "RecursiveCrossModalAttention"
@@ -41,9 +48,11 @@ class RecursiveCrossModalAttention(nn.Module):
             ``"all"``: it is all modalities, its own included.
         share_weights: Use the weights of one step in all of them.
         dropout: Probability of dropping an element of :math:`H_i O_i`.
-        stable: ``False`` computes the equations as printed. ``True`` divides :math:`X_i F_i C_i`
-            by :math:`\sqrt{d_i}` and starts with :math:`O_i = 0`, so that the layer is the
-            identity at first and features do not grow from step to step.
+        stable: ``False`` computes the equations as printed. ``True`` departs from them in three
+            ways: C and H see features at unit scale (each window divided by the root mean square
+            of its valid part), :math:`X_i F_i C_i` is divided by :math:`\sqrt{d_i}`, and
+            :math:`O_i` starts at 0. The layer is the identity at first, and what a step adds does
+            not grow with the features. The study is in ``examples/watch``.
         gate: Put a :class:`DynamicGate` between each modality's input and its result.
         checkpoint: Compute each step again in the backward pass instead of keeping what it
             made: the same numbers, more time, less memory.
@@ -262,20 +271,19 @@ class RecursiveCrossModalAttention(nn.Module):
     ) -> list[Attended]:
         """Updates all modalities together from the features of the step before."""
         names = list(self.modalities.dims)
-        whole = (
-            [functional.joint_features(features)] if self._aligned and self.joint == "all" else []
-        )
+        inner = unit_scale(features, masks) if self.stable else features
+        share = self._aligned and self.joint == "all"
+        whole = [functional.joint_features(inner)] if share else []
         attended = []
         for k, name in enumerate(names):
             members = [names.index(member) for member in self._members(name)]
-            joint = [features[m] for m in members]
+            joint = [inner[m] for m in members]
             if self._aligned:
                 joint = whole or [functional.joint_features(joint)]
             joint_masks = [masks[m] for m in members]
             dropout = self.dropout if self.training else 0.0
-            attended.append(
-                branches.get_submodule(name)(features[k], joint, masks[k], joint_masks, dropout)
-            )
+            branch = branches.get_submodule(name)
+            attended.append(branch(features[k], inner[k], joint, masks[k], joint_masks, dropout))
         return attended
 
     def _features(
