@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from examples.watch import data, results
 from examples.watch.__main__ import Options, main
 from examples.watch.data import WINDOW, Recordings, averaged, cut, fold, load_recordings, moments
 from examples.watch.models import METHODS, WatchNet, load_model
 from examples.watch.report import put_between
 from examples.watch.train import Budget
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @st.composite

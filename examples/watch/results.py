@@ -4,16 +4,16 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from examples.watch.data import load_recordings
+from examples.watch.data import WINDOW, cut, fold, load_recordings
 from examples.watch.models import METHODS, SavedOptions, save_model
-from examples.watch.study import STUDIED
+from examples.watch.study import STUDIED, look
 from examples.watch.train import Budget, Run, run
 
 
@@ -42,6 +42,8 @@ def work(job: Job) -> Run:
     recordings = load_recordings()
     method = {**METHODS, **STUDIED}[job.method]
     model, result = run(job.method, method, recordings, job.fold, job.seed, job.budget)
+    tested = cut(recordings, fold(recordings, job.fold).test, WINDOW)
+    result = replace(result, seen=look(model, tested))
     if job.save_to is not None:
         options = SavedOptions(job.method, recordings.names, job.budget.dropout)
         save_model(job.save_to, model, options)

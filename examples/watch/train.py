@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,10 @@ class Budget:
         return self.rate * min(1.0, 10 * done) * (1 + math.cos(math.pi * done)) / 2
 
 
+Seen: TypeAlias = tuple[float, float]
+"""Share of C beyond 0.99 in size; size of the features after the step over that before it."""
+
+
 @dataclass(frozen=True)
 class Run:
     """How one network did on people that it had not seen.
@@ -49,6 +55,7 @@ class Run:
         accuracy: Share of their windows that it named right.
         confusion: Windows of exercise (row) named as exercise (column).
         seconds: Training and testing.
+        seen: Of a candidate of the study, each modality's steps.
     """
 
     method: str
@@ -57,6 +64,7 @@ class Run:
     accuracy: float
     confusion: list[list[int]]
     seconds: float
+    seen: Sequence[Seen] = ()
 
 
 def train(

@@ -1,1 +1,0 @@
-"""Applications of crossfuse, each a package to run with ``python -m``."""
