@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.machinery import ModuleSpec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.watch import data, results
-from examples.watch.__main__ import Options, main
+from examples.watch.__main__ import Options, jobs, main
 from examples.watch.data import WINDOW, Recordings, averaged, cut, fold, load_recordings, moments
 from examples.watch.models import METHODS, WatchNet, load_model
 from examples.watch.report import put_between
+from examples.watch.results import Job, work
+from examples.watch.study import depth_table, study_table
 from examples.watch.train import Budget
 
 
@@ -111,7 +114,7 @@ def test_moments_normalise_the_people_trained_on(tiny: Path) -> None:
     drawn = load_recordings()
     members = fold(drawn, 0).train
     mean, std = moments(drawn, members)
-    samples = torch.cat([drawn.signal.split(list(drawn.lengths))[k] for k in members])
+    samples = torch.cat([torch.split(drawn.signal, list(drawn.lengths))[k] for k in members])
     torch.testing.assert_close(((samples - mean) / std).std(dim=0), torch.ones(6))
 
 
@@ -173,3 +176,32 @@ def test_a_file_without_the_mark_is_refused(tmp_path: Path) -> None:
     assert file.read_text() == "a\n<!-- full -->\nnew\n<!-- /full -->\nb\n"
     with pytest.raises(ValueError, match=r"page\.md lacks <!-- quick -->"):
         put_between(file, "quick", "new")
+
+
+def test_full_trains_every_method_on_every_fold_and_seed(tmp_path: Path) -> None:
+    planned = jobs(Options(full=True, out=tmp_path))
+    keys = [(job.method, job.fold, job.seed) for job in planned]
+    assert sorted(keys) == sorted(product(METHODS, range(data.FOLDS), range(3)))
+    assert [job.method for job in planned if job.save_to is not None] == ["rcma-stable"]
+
+
+def test_the_study_keeps_to_its_own_seeds(tmp_path: Path) -> None:
+    studied = {job.seed for job in jobs(Options(study=True, out=tmp_path))}
+    assert not studied & {job.seed for job in jobs(Options(full=True, out=tmp_path))}
+
+
+def test_the_table_of_the_study_shows_what_was_run(tiny: Path) -> None:
+    title = "O = 0, H / √d"
+    result = work(Job(title, 2, 10, Budget(epochs=1)))
+    assert all(0 <= share <= 1 and growth > 0 for share, growth in result.seen)
+    header, _, *rows = study_table([result]).splitlines()
+    assert "people 5, 6" in header
+    assert [row.split("|")[1].strip() for row in rows] == [title]
+    assert f"{100 * result.accuracy:.1f}" in rows[0]
+
+
+def test_depth_is_where_the_two_forms_part() -> None:
+    rows = [row.split("|")[1:-1] for row in depth_table().splitlines()[2:]]
+    growth = {(form.strip(), int(steps)): float(size) for form, steps, size, *_ in rows}
+    assert growth["as printed", 16] > 1e6
+    assert growth["stable", 16] < 4

@@ -23,7 +23,7 @@ from examples.watch.report import (
     rich_table,
 )
 from examples.watch.results import Job, run_all
-from examples.watch.study import CANDIDATES, STUDY_FOLDS, STUDY_SEEDS, study_table
+from examples.watch.study import CANDIDATES, STUDY_FOLDS, STUDY_SEEDS, depth_table, study_table
 from examples.watch.train import Budget, Run
 
 SAVED = "rcma-stable"
@@ -106,8 +106,11 @@ def report_study(runs: list[Run], options: Options, console: Console) -> None:
     """Prints the table of the candidates."""
     text = study_table(runs)
     console.print(text, soft_wrap=True)
+    deep = depth_table()
+    console.print(deep, soft_wrap=True)
     if options.readme is not None:
-        put_between(options.readme, options.mode, text)
+        put_between(options.readme, "study", text)
+        put_between(options.readme, "depth", deep)
 
 
 def main(options: Options) -> None:

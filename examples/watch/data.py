@@ -98,7 +98,8 @@ def load_recordings(file: Path | None = None) -> Recordings:
 def averaged(recording: Tensor) -> Tensor:
     """Averages neighbouring samples: (S, d) in, (S // EVERY, d) out."""
     steps = len(recording) // EVERY
-    return recording[: steps * EVERY].unflatten(0, (steps, EVERY)).mean(dim=1)
+    kept = recording[: steps * EVERY].reshape(steps, EVERY, recording.shape[1])
+    return kept.mean(dim=1)
 
 
 def fold(recordings: Recordings, index: int) -> Fold:
@@ -113,7 +114,7 @@ def fold(recordings: Recordings, index: int) -> Fold:
 
 def moments(recordings: Recordings, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Measures mean and standard deviation of each of the six axes, (6,) each."""
-    pieces = recordings.signal.split(list(recordings.lengths))
+    pieces = torch.split(recordings.signal, list(recordings.lengths))
     samples = torch.cat([pieces[k] for k in members])
     return samples.mean(dim=0), samples.std(dim=0)
 
@@ -133,7 +134,7 @@ class Windows:
     def batches(self, size: int, generator: torch.Generator) -> Iterator["Windows"]:
         """Yields the windows in a random order."""
         order = torch.randperm(len(self.exercises), generator=generator)
-        for part in order.split(size):
+        for part in torch.split(order, size):
             streams = {name: stream[part] for name, stream in self.streams.items()}
             yield Windows(streams, self.exercises[part])
 
@@ -153,7 +154,8 @@ def cut(
         generator: Draws where the first window of each recording starts, below ``hop``; None
             starts at the first sample.
     """
-    starts, exercises = [], []
+    starts: list[int] = []
+    exercises: list[int] = []
     for k in members:
         room = recordings.lengths[k] - WINDOW
         first = 0
@@ -163,5 +165,5 @@ def cut(
         starts.extend(recordings.starts[k] + start for start in inside)
         exercises.extend([recordings.exercises[k]] * len(inside))
     steps = torch.tensor(starts)[:, None] + torch.arange(WINDOW)
-    parts = recordings.signal[steps].split(list(SENSORS.values()), dim=-1)
+    parts = torch.split(recordings.signal[steps], list(SENSORS.values()), dim=-1)
     return Windows(dict(zip(SENSORS, parts, strict=True)), torch.tensor(exercises))

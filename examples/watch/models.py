@@ -87,7 +87,8 @@ class WatchNet(nn.Module):
 
     def measure(self, mean: Tensor, std: Tensor) -> None:
         """Sets what the six axes are normalised by, (6,) each."""
-        parts = zip(SENSORS, *(v.split(list(SENSORS.values())) for v in (mean, std)), strict=True)
+        sizes = list(SENSORS.values())
+        parts = zip(SENSORS, torch.split(mean, sizes), torch.split(std, sizes), strict=True)
         for name, centre, scale in parts:
             if name in self.sensors:
                 self.get_buffer(f"{name}_mean").copy_(centre)
@@ -102,7 +103,8 @@ class WatchNet(nn.Module):
 
     def encode(self, streams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Encodes each sensor: (B, L, d) in, (B, L, w) out, causal."""
-        return self.encoders(self.normalised(streams))
+        features: dict[str, Tensor] = self.encoders(self.normalised(streams))
+        return features
 
     def stream(
         self, chunks: Mapping[str, Tensor], state: object = None
@@ -123,9 +125,12 @@ class WatchNet(nn.Module):
         fused = features if self.fusion is None else self.fusion(features, mask)
         joined = torch.cat([fused[name] for name in self.sensors], dim=-1)
         if mask is None:
-            return self.head(joined.mean(dim=1))
-        weight = mask.to(joined.dtype)
-        return self.head((joined * weight[..., None]).sum(1) / weight.sum(1, keepdim=True))
+            pooled = joined.mean(dim=1)
+        else:
+            weight = mask.to(joined.dtype)
+            pooled = (joined * weight[..., None]).sum(dim=1) / weight.sum(dim=1, keepdim=True)
+        scores: Tensor = self.head(pooled)
+        return scores
 
     def forward(self, streams: Mapping[str, Tensor], mask: Tensor | None = None) -> Tensor:
         """Scores the exercises."""

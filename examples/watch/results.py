@@ -76,6 +76,10 @@ def write_runs(file: Path, runs: Sequence[Run], budget: Budget) -> None:
     file.write_text(f'{{{head},\n "runs": [\n{lines}\n ]\n}}\n')
 
 
+def _lost(job: Job) -> bool:
+    return job.save_to is not None and not job.save_to.is_file()
+
+
 def run_all(
     jobs: Sequence[Job], file: Path, processes: int, done: Callable[[Run], None]
 ) -> list[Run]:
@@ -92,7 +96,7 @@ def run_all(
     """
     wanted = {(job.method, job.fold, job.seed): job for job in jobs}
     kept = {(run.method, run.fold, run.seed): run for run in read_runs(file, jobs[0].budget)}
-    runs = {key: kept[key] for key in wanted if key in kept}
+    runs = {key: kept[key] for key, job in wanted.items() if key in kept and not _lost(job)}
 
     def keep(result: Run) -> None:
         kept[result.method, result.fold, result.seed] = result

@@ -5,6 +5,7 @@ Shapes: B batch, L steps, d features of a modality, D features of its joint.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import fmean
 from typing import Literal
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
+from crossfuse import RecursiveCrossModalAttention
 from examples.watch.data import WINDOW, Windows
-from examples.watch.models import BOTH, Method, WatchNet
+from examples.watch.models import BOTH, WIDTHS, Method, WatchNet
 from examples.watch.report import lines, markdown
 from examples.watch.train import Run, Seen
+
+_SATURATED = 0.99
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Candidates(nn.Module):
         found = attention @ weights.get_parameter("output")
         attended = x + torch.dropout(found, self.candidate.dropout, self.training)
         if self.seen is not None:
-            saturated = (correlation.abs() > 0.99).float().mean().item()
+            saturated = (correlation.abs() > _SATURATED).float().mean().item()
             self.seen.append((saturated, (attended.norm() / x.norm()).item()))
         return attended
 
@@ -175,6 +179,34 @@ def _method(title: str, candidate: Candidate) -> Method:
 
 
 STUDIED = {title: _method(title, candidate) for title, candidate in CANDIDATES.items()}
+
+
+def depth_table() -> str:
+    """Makes the README's table of untrained layers of growing depth.
+
+    O starts as Xavier has it in both forms: at zero, the stable form would be the identity.
+    """
+    rows = []
+    for steps, stable in product((1, 2, 4, 16), (False, True)):
+        torch.manual_seed(0)
+        dims = dict.fromkeys(BOTH, WIDTHS[-1])
+        layer = RecursiveCrossModalAttention(dims, WINDOW, steps, stable=stable)
+        for name, weight in layer.named_parameters():
+            if name.endswith(".output"):
+                nn.init.xavier_uniform_(weight)
+        inputs = {name: torch.randn(64, WINDOW, dim).requires_grad_() for name, dim in dims.items()}
+        seen = layer.inspect(inputs)
+        whole = torch.stack([y.square().sum() for y in seen.outputs.values()]).sum().sqrt()
+        given = torch.stack([x.square().sum() for x in inputs.values()]).sum().sqrt()
+        gradients = torch.autograd.grad(whole, list(inputs.values()))
+        size = torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item()
+        last = torch.stack(list(seen.steps[-1].correlations.values()))
+        saturated = 100 * (last.abs() > _SATURATED).float().mean().item()
+        form = "stable" if stable else "as printed"
+        growth = (whole / given).item()
+        rows.append((form, str(steps), f"{growth:.3g}", f"{saturated:.0f} %", f"{size:.3g}"))
+    header = ("form", "steps", "growth of the features", "saturated C, last step", "gradient")
+    return markdown(header, rows)
 
 
 @torch.no_grad()

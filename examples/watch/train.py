@@ -83,7 +83,7 @@ def train(
             optimiser.param_groups[0]["lr"] = budget.rate_at(epoch + k / len(batches))
             loss = cross_entropy(model(batch.streams), batch.exercises)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
     return model.eval()
 
