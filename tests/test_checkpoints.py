@@ -83,7 +83,9 @@ def test_a_pickle_goes_on_learning(name: str) -> None:
     trained = [key for key, p in again.named_parameters() if p.requires_grad]
     assert trained == [key for key, _ in module.named_parameters()]
     if isinstance(total, torch.Tensor) and name != "MissingTokens":  # whose are of no use here
-        gradients = torch.autograd.grad(total, list(again.parameters()), allow_unused=True)
+        gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+            total, list(again.parameters()), allow_unused=True
+        )
         assert any(bool(g.any()) for g in gradients if g is not None)
     if hasattr(again, "reset_parameters"):
         again.reset_parameters()

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -49,8 +48,9 @@ def _in_each_process(rank: int, folder: str) -> None:
     from torch.distributed.tensor import DTensor
 
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store", PROCESSES)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=PROCESSES)
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=PROCESSES
+    )
     half = SIZES[0] // PROCESSES
     part = slice(rank * half, (rank + 1) * half)
     found = {}
@@ -77,7 +77,8 @@ def parallel_gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("processes")
-    mp.start_processes(_in_each_process, (str(folder),), nprocs=PROCESSES)
+    start: Callable[..., object] = vars(torch.multiprocessing)["spawn"]  # not exported in types
+    start(_in_each_process, (str(folder),), nprocs=PROCESSES)
     found: dict[str, dict[str, Tensor]] = torch.load(folder / "gradients", weights_only=True)
     return found
 
