@@ -1,0 +1,255 @@
+"""Times the layers and their peers, case by case, and writes ``results/layers-DEVICE.json``."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+import crossfuse
+from benchmarks.cases import Case, Peer
+from benchmarks.gate import Run, disagreements
+from benchmarks.timing import Call, header, interleaved, peak_bytes
+
+RESULTS = Path(__file__).parent / "results"
+LIMIT = "matrix products"
+FORWARD, BOTH = "forward", "forward+backward"
+
+
+class Row(TypedDict):
+    """One figure."""
+
+    case: str
+    impl: str
+    same: bool  # whether it computes the same function as ours
+    device: str
+    dtype: str
+    precision: str
+    compiled: bool
+    direction: str
+    median_s: float
+    spread_s: float
+    rounds: int
+    peak_bytes: int
+    share_of_limit: float
+
+
+class Entry:
+    """A module to time, and how it is called."""
+
+    def __init__(self, module: nn.Module, *, same: bool, compiled: bool = False) -> None:
+        self.module, self.same, self.compiled = module, same, compiled
+        self.run: Run = module
+
+
+def measure(
+    case: Case, *, device: str = "cpu", seconds: float = 4.0, least: int = 5
+) -> tuple[list[Row], list[str]]:
+    """Times one case in all its settings: the rows, and what was refused and why."""
+    rows: list[Row] = []
+    refused: list[str] = []
+    for setting in case.settings:
+        gc.collect()
+        torch.manual_seed(0)
+        inputs = [
+            torch.randn(case.batch, case.length, d, device=device, requires_grad=True)
+            for d in case.dims
+        ]
+        with _setting(setting):
+            entries = _entries(case, setting, device, refused)
+            _gate(case, setting, device, entries, inputs, refused)
+            rows += _timed(case, setting, device, entries, inputs, seconds, least)
+        torch.compiler.reset()
+    return rows, refused
+
+
+def save(
+    rows: Sequence[Row],
+    refused: Sequence[str],
+    *,
+    device: str,
+    about: dict[str, Any],
+    folder: Path = RESULTS,
+) -> Path:
+    """Writes a results file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"layers-{device}.json"
+    told = {"header": about, "rows": list(rows), "refused": list(refused)}
+    path.write_text(json.dumps(told, indent=1) + "\n")
+    return path
+
+
+def run(
+    cases: Sequence[Case],
+    *,
+    device: str,
+    seconds: float,
+    least: int,
+    folder: Path = RESULTS,
+    tell: Callable[[str], None],
+) -> Path:
+    """Measures every case and saves after each, so that nothing is lost."""
+    about, rows, refused = header(device), list[Row](), list[str]()
+    path = save(rows, refused, device=device, about=about, folder=folder)
+    for case in cases:
+        tell(case.name)
+        found, not_timed = measure(case, device=device, seconds=seconds, least=least)
+        rows, refused = rows + found, refused + not_timed
+        for line in not_timed:
+            tell(f"  refused: {line}")
+        path = save(rows, refused, device=device, about=about, folder=folder)
+    return path
+
+
+@contextmanager
+def _setting(setting: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if setting == "medium" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _entries(case: Case, setting: str, device: str, refused: list[str]) -> dict[str, Entry]:
+    ours = case.build()
+    entries = {"crossfuse": Entry(ours, same=True)}
+    for name, peer in case.peers.items():
+        try:
+            entries[name] = Entry(peer.build(ours), same=peer.same)
+        except (ImportError, SyntaxError) as error:
+            refused.append(f"{case.name}, {name}: not importable here ({type(error).__name__})")
+    for entry in entries.values():
+        entry.module.to(device)
+    if setting in case.compiled:
+        entries["crossfuse compiled"] = Entry(ours, same=True, compiled=True)
+        entries["crossfuse compiled"].run = _compile(ours, device)
+    for entry in entries.values():
+        entry.run = _autocast(entry.run, setting, device)
+    return entries
+
+
+def _compile(module: nn.Module, device: str) -> Run:
+    if device == "cuda":
+        compiled: Run = torch.compile(module, fullgraph=True, mode="reduce-overhead")
+        return compiled
+    return crossfuse.compile(module)
+
+
+def _autocast(run: Run, setting: str, device: str) -> Run:
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+    if setting == "bfloat16":
+        context = lambda: torch.autocast(device, torch.bfloat16)  # noqa: E731
+
+    def call(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        with context():
+            return run(inputs)
+
+    return call
+
+
+def _gate(
+    case: Case,
+    setting: str,
+    device: str,
+    entries: dict[str, Entry],
+    inputs: Sequence[Tensor],
+    refused: list[str],
+) -> None:
+    """Drops what disagrees with the reference, or the whole case if that is ours."""
+    reference = next((name for name, peer in case.peers.items() if peer.same), None)
+    if reference not in entries:
+        refused.append(f"{case.name}, {setting}: no reference to agree with")
+        entries.clear()
+        return
+    truth = entries[reference]
+    for name in [n for n, entry in entries.items() if entry.same and n != reference]:
+        entry = entries[name]
+        told = disagreements((entry.run, entry.module), (truth.run, truth.module), inputs, setting)
+        if told:
+            refused.append(f"{case.name}, {setting}, {name}: {told[0]}")
+            del entries[name]
+
+
+def _timed(
+    case: Case,
+    setting: str,
+    device: str,
+    entries: dict[str, Entry],
+    inputs: Sequence[Tensor],
+    seconds: float,
+    least: int,
+) -> list[Row]:
+    rows: list[Row] = []
+    for direction in (FORWARD, BOTH) if entries else ():
+        calls = {name: _call(entry, inputs, direction) for name, entry in entries.items()}
+        calls[LIMIT] = _products(case, setting, device)
+        for call in calls.values():
+            call()
+        timings = interleaved(calls, seconds=seconds, least=least)
+        fair = timings[LIMIT].median_s * (1 if direction == FORWARD else 3)
+        for name, (seconds_taken, spread, rounds) in timings.items():
+            entry = entries.get(name)
+            taken = fair if entry is None else seconds_taken
+            rows.append(
+                {
+                    "case": case.name,
+                    "impl": name.removesuffix(" compiled"),
+                    "same": entry is None or entry.same,
+                    "device": device,
+                    "dtype": "bfloat16" if setting == "bfloat16" else "float32",
+                    "precision": "medium" if setting == "medium" else "highest",
+                    "compiled": entry is not None and entry.compiled,
+                    "direction": direction,
+                    "median_s": taken,
+                    "spread_s": spread,
+                    "rounds": rounds,
+                    "peak_bytes": 0 if entry is None else peak_bytes(calls[name], device),
+                    "share_of_limit": fair / taken,
+                }
+            )
+    return rows
+
+
+def _call(entry: Entry, inputs: Sequence[Tensor], direction: str) -> Call:
+    if direction == FORWARD:
+
+        def forward() -> object:
+            with torch.no_grad():
+                return entry.run(inputs)
+
+        return forward
+    weights = [torch.randn_like(y) for y in _call(entry, inputs, FORWARD)()]  # type: ignore[attr-defined]  # a list of tensors
+    sources = [*inputs, *entry.module.parameters()]
+
+    def both() -> object:
+        outputs = list(entry.run(inputs))
+        return torch.autograd.grad(outputs, sources, weights, allow_unused=True)
+
+    return both
+
+
+def _products(case: Case, setting: str, device: str) -> Call:
+    """All products of one forward pass, each on operands made before."""
+    dtype = torch.bfloat16 if setting == "bfloat16" else torch.float32
+    pairs = []
+    for b, m, k, n in case.products:
+        batch = () if b == 1 else (b,)
+        left = torch.randn(*batch, m, k, device=device, dtype=dtype)
+        pairs.append((left, torch.randn(*batch, k, n, device=device, dtype=dtype)))
+
+    def call() -> object:
+        for left, right in pairs:
+            left @ right
+        return None
+
+    return call
+
+
+__all__ = ["Peer", "Row", "measure", "run", "save"]

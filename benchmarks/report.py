@@ -1,0 +1,188 @@
+"""Writes the tables and pictures that the documentation includes, from the results files.
+
+Run: ``python -m benchmarks.report``, after a run was changed or copied in by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.layers import BOTH, FORWARD, LIMIT, RESULTS
+
+Row = dict[str, Any]
+SETTINGS = {
+    ("float32", "highest"): "float32",
+    ("float32", "medium"): 'float32, "medium"',
+    ("bfloat16", "highest"): "bfloat16 autocast",
+}
+
+
+def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
+    """Writes whatever the results in the folder allow; says what it wrote."""
+    written: list[Path] = []
+    layers, growth = (folder / f"{name}-{device}.json" for name in ("layers", "growth"))
+    if layers.exists():
+        told = json.loads(layers.read_text())
+        written += [folder / f"layers-{device}.md", folder / f"settings-{device}.md"]
+        written[-2].write_text(layer_tables(told))
+        written[-1].write_text(setting_table(told))
+        written.append(folder / f"layers-{device}.svg")
+        _save(draw_layers(told["rows"]), written[-1])
+    if growth.exists():
+        told = json.loads(growth.read_text())
+        written += [folder / f"growth-{device}.md", folder / f"growth-{device}.svg"]
+        written[-2].write_text(growth_table(told))
+        _save(draw_growth(told["curves"]), written[-1])
+    return written
+
+
+def header_line(about: dict[str, Any]) -> str:
+    """The machine in a sentence."""
+    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    return (
+        f"*{about['machine']}, {about['threads']} threads, {about['capability']}; "
+        f"PyTorch {about['torch']}, Python {about['python']}; {peers}; "
+        f"revision {about['revision']}, {about['date']}, load at the start "
+        f"{about['load_at_start']}.*\n"
+    )
+
+
+def layer_tables(told: dict[str, Any]) -> str:
+    """One table per case: every implementation, direction and setting."""
+    lines = [header_line(told["header"])]
+    for case in dict.fromkeys(row["case"] for row in told["rows"]):
+        lines += [
+            f"\n**{case}**\n",
+            *_head("setting", "implementation", "forward", "with backward"),
+        ]
+        rows = [row for row in told["rows"] if row["case"] == case]
+        for setting, title in SETTINGS.items():
+            here = [row for row in rows if (row["dtype"], row["precision"]) == setting]
+            for impl, compiled in dict.fromkeys((row["impl"], row["compiled"]) for row in here):
+                both = [_cell(here, impl, compiled, way) for way in (FORWARD, BOTH)]
+                same = all(row["same"] for row in here if row["impl"] == impl)
+                name = f"{impl}{', compiled' if compiled else ''}{'' if same else ' (other)'}"
+                lines.append(f"| {title} | {name} | {both[0]} | {both[1]} |")
+    if told["refused"]:
+        lines += ["\nNot timed:\n", *(f"- {line}" for line in told["refused"])]
+    return "\n".join(lines) + "\n"
+
+
+def setting_table(told: dict[str, Any]) -> str:
+    """What precision and compilation change for ours, as ratios to eager float32."""
+    rows = [row for row in told["rows"] if row["impl"] == "crossfuse"]
+    lines = [header_line(told["header"]), *_head("case", "setting", "forward", "with backward")]
+    for case in dict.fromkeys(row["case"] for row in rows):
+        here = [row for row in rows if row["case"] == case]
+        for compiled in (False, True):
+            for (dtype, precision), title in SETTINGS.items():
+                cells = []
+                for way in (FORWARD, BOTH):
+                    base = _find(here, ("float32", "highest"), False, way)
+                    new = _find(here, (dtype, precision), compiled, way)
+                    cells.append(f"{base / new:.2f}×" if base and new else "")
+                if any(cells) and (compiled or title != "float32"):
+                    name = f"{title}{', compiled' if compiled else ''}"
+                    lines.append(f"| {case} | {name} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def growth_table(told: dict[str, Any]) -> str:
+    """The fitted exponents."""
+    lines = [
+        header_line(told["header"]),
+        *_head("layer", "against", "sizes", "time grows as", "peak memory grows as"),
+    ]
+    for curve in told["curves"]:
+        size = curve["against"]
+        sizes = f"{curve['sizes'][0]} to {curve['sizes'][-1]}"
+        time, memory = (f"{size}^{curve[f'{what}_exponent']}" for what in ("time", "memory"))
+        lines.append(f"| {curve['name']} | {size} | {sizes} | {time} | {memory} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_layers(rows: list[Row]) -> Figure:
+    """Time of everything beside ours, forward and backward together, in float32."""
+    chosen = [
+        row
+        for row in rows
+        if (row["dtype"], row["precision"], row["direction"]) == ("float32", "highest", BOTH)
+        and row["impl"] != LIMIT
+    ]
+    cases = list(dict.fromkeys(row["case"] for row in chosen))
+    bars = [(c, row) for c in cases for row in chosen if row["case"] == c]
+    figure = Figure(figsize=(7.5, 1.2 + 0.22 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    names, values, colours = [], [], []
+    for case, row in bars:
+        ours = next(r for r in chosen if r["case"] == case and r["impl"] == "crossfuse")
+        suffix = ", compiled" if row["compiled"] else ""
+        names.append(f"{case}: {row['impl']}{suffix}")
+        values.append(row["median_s"] / ours["median_s"])
+        colours.append("C0" if row["impl"] == "crossfuse" else "C7" if row["same"] else "0.8")
+    axes.barh(range(len(bars)), values, color=colours)
+    axes.axvline(1.0, color="C0", linewidth=0.8)
+    axes.set(yticks=range(len(bars)), xscale="log", ylim=(len(bars) - 0.4, -0.6))
+    axes.set_yticklabels(names, fontsize=7)
+    axes.set_xlabel("time of forward and backward, ours = 1 (light: another function)")
+    return figure
+
+
+def draw_growth(curves: list[dict[str, Any]]) -> Figure:
+    """Time above, memory below, one column per size."""
+    against = list(dict.fromkeys(curve["against"] for curve in curves))
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    grid = figure.subplots(2, len(against), sharex="col", squeeze=False)
+    for column, size in enumerate(against):
+        for curve in (c for c in curves if c["against"] == size):
+            x = curve["sizes"]
+            grid[0][column].loglog(x, [1e3 * t for t in curve["median_s"]], "o-", markersize=3)
+            memory = [b / 2**20 for b in curve["peak_bytes"]]
+            grid[1][column].loglog(x, memory, "o-", markersize=3, label=curve["name"])
+        grid[1][column].set_xlabel(size)
+        grid[1][column].legend(fontsize=7, frameon=False)
+    grid[0][0].set_ylabel("ms, forward + backward")
+    grid[1][0].set_ylabel("peak MiB")
+    return figure
+
+
+def _head(*names: str) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|" + " --- |" * len(names)]
+
+
+def _find(
+    rows: Iterable[Row], setting: tuple[str, str], compiled: bool, direction: str
+) -> float | None:
+    wanted = (*setting, compiled, direction)
+    keys = ("dtype", "precision", "compiled", "direction")
+    found = (row["median_s"] for row in rows if tuple(row[key] for key in keys) == wanted)
+    return next(found, None)
+
+
+def _cell(rows: list[Row], impl: str, compiled: bool, direction: str) -> str:
+    here = [row for row in rows if row["direction"] == direction]
+    wanted = (row for row in here if (row["impl"], row["compiled"]) == (impl, compiled))
+    ours = next((r for r in here if r["impl"] == "crossfuse" and not r["compiled"]), None)
+    row = next(wanted, None)
+    if row is None:
+        return ""
+    text = f"{1e3 * row['median_s']:.3g} ± {1e3 * row['spread_s']:.2g} ms"
+    if ours is not None and row is not ours:
+        text += f", {row['median_s'] / ours['median_s']:.2f}×"
+    return text if impl == LIMIT else f"{text}, {row['share_of_limit']:.2f} of the limit"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with mpl.rc_context({"svg.hashsalt": "crossfuse"}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    for path in write():
+        print(path)

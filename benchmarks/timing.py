@@ -1,0 +1,125 @@
+"""Timers that take turns, the memory of a call, and the header of a results file."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, NamedTuple
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+
+Call = Callable[[], object]
+
+
+class Timing(NamedTuple):
+    """Seconds per call: the median over the rounds, and between their quartiles."""
+
+    median_s: float
+    spread_s: float
+    rounds: int
+
+
+def interleaved(
+    calls: Mapping[str, Call], *, seconds: float, least: int = 5, most: int = 40
+) -> dict[str, Timing]:
+    """Times calls that take turns, for about so many seconds in all.
+
+    Args:
+        calls: What to time, by name.
+        seconds: When to stop, once there are ``least`` rounds.
+        least: The fewest rounds.
+        most: The most.
+    """
+    timers = {
+        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+        for name, call in calls.items()
+    }
+    # A timing shorter than some milliseconds is repeated, to be longer than the clock is coarse.
+    first = {name: timer.timeit(1).median for name, timer in timers.items()}
+    number = {name: max(1, min(200, int(0.01 / max(t, 1e-7)))) for name, t in first.items()}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    begin, rounds = time.perf_counter(), 0
+    while rounds < least or (rounds < most and time.perf_counter() - begin < seconds):
+        for name, timer in timers.items():
+            taken[name].append(timer.timeit(number[name]).median)
+        rounds += 1
+    return {name: summary(times) for name, times in taken.items()}
+
+
+def summary(times: list[float]) -> Timing:
+    """Median and distance between the quartiles."""
+    low, _, high = quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+    return Timing(median(times), high - low, len(times))
+
+
+def peak_bytes(call: Call, device: str) -> int:
+    """The most that one call holds beyond what was there before it."""
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    held = peak = 0
+    results: Any = seen.profiler
+    for event in results.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def header(device: str) -> dict[str, Any]:
+    """What a figure means nothing without."""
+    return {
+        "machine": torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "peers": {n: _version(n) for n in ("pytorch-tcn", "linmult", "x-transformers")},
+        "revision": _revision(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    told = Path("/proc/cpuinfo")
+    if told.exists():
+        for line in told.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _revision() -> str:
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src", ".")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
