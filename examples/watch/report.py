@@ -26,7 +26,6 @@ class Line:
         over_seeds: Standard deviation, over the seeds, of the mean over the folds.
         over_folds: Standard deviation, over the folds, of the mean over the seeds.
         runs: How many there are.
-        seconds: Of one run.
     """
 
     title: str
@@ -34,7 +33,6 @@ class Line:
     over_seeds: float
     over_folds: float
     runs: int
-    seconds: float
 
 
 def lines(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Line]:
@@ -47,7 +45,6 @@ def lines(runs: Sequence[Run], titles: Mapping[str, str]) -> list[Line]:
             100 * pstdev(_means(mine, lambda run: run.seed)),
             100 * pstdev(_means(mine, lambda run: run.fold)),
             len(mine),
-            fmean(run.seconds for run in mine),
         )
 
     grouped = {name: [run for run in runs if run.method == name] for name in titles}
@@ -59,12 +56,12 @@ def _means(runs: Sequence[Run], key: Callable[[Run], int]) -> list[float]:
     return [fmean(run.accuracy for run in runs if key(run) == group) for group in groups]
 
 
-_HEADER = ("method", "accuracy %", "± seeds", "± people", "runs", "seconds")
+_HEADER = ("method", "accuracy %", "± seeds", "± people", "runs")
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     numbers = (line.mean, line.over_seeds, line.over_folds)
-    return (line.title, *(f"{x:.1f}" for x in numbers), str(line.runs), f"{line.seconds:.0f}")
+    return (line.title, *(f"{x:.1f}" for x in numbers), str(line.runs))
 
 
 def rich_table(title: str, table: Sequence[Line]) -> Table:

@@ -52,7 +52,8 @@ class RecursiveCrossModalAttention(nn.Module):
             ways: C and H see features at unit scale (each window divided by the root mean square
             of its valid part), :math:`X_i F_i C_i` is divided by :math:`\sqrt{d_i}`, and
             :math:`O_i` starts at 0. The layer is the identity at first, and what a step adds does
-            not grow with the features. The study is in ``examples/watch``.
+            not grow with the features. Two sensors on people never seen (``examples/watch``): 80 %
+            right, 49 as printed, 79 by concatenation; the study of each departure is there.
         gate: Put a :class:`DynamicGate` between each modality's input and its result.
         checkpoint: Compute each step again in the backward pass instead of keeping what it
             made: the same numbers, more time, less memory.
