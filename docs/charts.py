@@ -13,7 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
-from docs.pictures import FOLDER, THEMES, Theme
+from docs.diagrams import FOLDER, THEMES, Theme
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn

@@ -36,8 +36,11 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape"]
 
-# A type variable of the overloads: an output can be None exactly where the input can.
-nitpick_ignore = [("py:class", "crossfuse._modalities.T")]
+# Type variables: an output can be None exactly where the input can; a compiled module is still one.
+nitpick_ignore = [
+    ("py:class", "crossfuse._modalities.T"),
+    ("py:class", "crossfuse._compile.F"),
+]
 # The pages are built where nothing can be fetched, so that torch's inventory is only there for who
 # asks for it: sphinx-build -t online. Elsewhere its names stay without a link.
 intersphinx_mapping = {

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from docs import diagrams
+
+from crossfuse import TemporalConvNet
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -41,3 +46,45 @@ def test_a_broken_block_is_noticed(tmp_path: Path) -> None:
         "text\n\n```python\nx = 1\n```\n\n```bash\nno python\n```\n\n```python\nx / 0\n```\n"
     )
     assert blocks(page) == [(4, "x = 1\n"), (12, "x / 0\n")]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every reference is found, every formula set, every object documented once."""
+    pytest.importorskip("sphinx", reason="the site is built with sphinx")
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-n", "-W", "--keep-going", "docs", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "index.html").is_file()
+
+
+def test_the_pictures_are_those_that_their_script_draws() -> None:
+    drawn = diagrams.files()
+    found = {name: (diagrams.FOLDER / name).read_text() for name in drawn}
+    assert drawn == found, "run python -m docs.diagrams"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_receptive_field_in_the_picture_is_that_of_the_net(causal: bool) -> None:
+    tcn = TemporalConvNet(1, [1] * diagrams.BLOCKS, kernel_size=diagrams.KERNEL, causal=causal)
+    last, x = 12, torch.zeros(1, 25, 1, requires_grad=True)
+    (gradient,) = torch.autograd.grad(tcn(x)[0, last, 0], x)
+    reached = {int(step) for step in gradient[0, :, 0].nonzero()}
+    dilations = [2**k for k in range(diagrams.BLOCKS) for _ in range(2)]
+    links = diagrams.cone(diagrams.KERNEL, dilations, last, causal=causal)
+    assert {source for layer, _, source in links if layer == 1} == reached
+    assert len(reached) == tcn.receptive_field
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_picture_for_light_pages_has_one_for_dark_pages(page: Path) -> None:
+    """The one follows the other, with the same words for those who see neither."""
+    shown = re.findall(r"```{image} (\S+)\n:alt: (.+)\n:class: (\S+)\n```", page.read_text())
+    light = [(name, words) for name, words, kind in shown if kind == "only-light"]
+    dark = [(name, words) for name, words, kind in shown if kind == "only-dark"]
+    assert dark == [(name.replace(".svg", "-dark.svg"), words) for name, words in light]

@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation that explain: ``python -m docs.pictures``.
+"""Draws the pictures of the documentation that explain: ``python -m docs.diagrams``.
 
 Each picture is written twice, for light and for dark pages, by hand into SVG, so that the files are
 the same wherever they are drawn. All lengths are in units of the picture; y grows downwards.
