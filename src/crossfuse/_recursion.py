@@ -235,7 +235,8 @@ def _unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
     count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
     # Squares of halves overflow early, so the sum is taken in single precision.
     wide = torch.promote_types(x.dtype, torch.float32)
-    power = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide).square() / (count * x.shape[2])
+    size: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide)
+    power = size.square() / (count * x.shape[2])
     return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
 
 
