@@ -89,7 +89,12 @@ def convolution_products(
 
 
 def recursive_case(
-    name: str, batch: int, length: int, dims: tuple[int, ...], steps: int = 2, **more: Any
+    name: str,
+    batch: int,
+    length: int,
+    dims: tuple[int, ...],
+    steps: int = 2,
+    **more: Any,  # noqa: ANN401  # fields of Case
 ) -> Case:
     count = len(dims)
     return Case(
@@ -126,7 +131,13 @@ def released_case(
     )
 
 
-def joint_case(name: str, batch: int, length: int, dims: tuple[int, ...], **more: Any) -> Case:
+def joint_case(
+    name: str,
+    batch: int,
+    length: int,
+    dims: tuple[int, ...],
+    **more: Any,  # noqa: ANN401  # fields of Case
+) -> Case:
     return Case(
         name,
         batch,

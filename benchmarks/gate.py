@@ -28,10 +28,15 @@ def gradients(
     sources = {f"input {k}": x for k, x in enumerate(inputs)} | dict(module.named_parameters())
     found = torch.autograd.grad(outputs, list(sources.values()), list(weights), allow_unused=True)
     named = {
-        name: torch.zeros_like(source) if gradient is None else gradient
+        name: zeros_or(gradient, source)
         for (name, source), gradient in zip(sources.items(), found, strict=True)
     }
     return [y.detach() for y in outputs], named
+
+
+def zeros_or(gradient: Tensor | None, source: Tensor) -> Tensor:
+    """The gradient; zeros where the source takes no part."""
+    return torch.zeros_like(source) if gradient is None else gradient
 
 
 def disagreements(

@@ -34,8 +34,12 @@ class Curve:
     shape: Callable[[int], tuple[int, int, int]]
 
 
-def rcma(count: int = 3, length: int | None = 300, steps: int = 2, **more: Any) -> nn.Module:
-    return RecursiveCrossModalAttention([WIDTH] * count, length, steps, stable=True, **more)
+def rcma(
+    count: int = 3, length: int | None = 300, steps: int = 2, *, checkpoint: bool = False
+) -> nn.Module:
+    return RecursiveCrossModalAttention(
+        [WIDTH] * count, length, steps, stable=True, checkpoint=checkpoint
+    )
 
 
 CURVES = (

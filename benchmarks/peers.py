@@ -116,7 +116,9 @@ class Released(Restated):
         for branches in self.branches:
             fused = []
             for k, (temporal, feature, output, mapped) in enumerate(branches):
-                assert temporal is not None and feature is not None and output is not None
+                assert temporal is not None
+                assert feature is not None
+                assert output is not None
                 x, joint = features[k], joint_of(features, k, self.joint)
                 if mapped is not None:
                     joint = mapped(joint)
