@@ -5,6 +5,7 @@ Shapes: B batch, L steps, d features of one modality :math:`X`, D features of it
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from crossfuse.functional._products import correlate, spread
 
@@ -27,8 +28,9 @@ def released_correlation(
         The correlation :math:`C`, (B, d, D), in (-1, 1) without dropout.
     """
     # The bias is the same in every row of X'T, so its share of the product is one row for all.
-    scores = correlate(x, joint, temporal) + (bias @ joint)[:, None]
-    return torch.dropout(torch.tanh(scores * joint.shape[-1] ** -0.5), dropout, train=True)
+    scale = joint.shape[-1] ** -0.5
+    scores = correlate(x, joint, temporal * scale).add_((bias * scale @ joint)[:, None])
+    return torch.dropout(torch.tanh_(scores), dropout, train=True)
 
 
 def released_attention_map(
@@ -53,9 +55,8 @@ def released_attention_map(
     Returns:
         The attention map :math:`H`, (B, L, D), in [0, 1). Invalid steps are not zero.
     """
-    return torch.relu(
-        torch.tanh(spread(x, correlation, feature, longest) + (bias @ correlation)[:, None])
-    )
+    scores = spread(x, correlation, feature, longest).add_((bias @ correlation)[:, None])
+    return torch.relu(torch.tanh_(scores))
 
 
 def released_attended_features(
@@ -75,4 +76,5 @@ def released_attended_features(
     Returns:
         The attended features :math:`X'`, (B, L, d). Invalid steps are not zero.
     """
-    return x + torch.dropout(torch.relu(attention @ output + bias), dropout, train=True)
+    found = linear(attention, output.mT, bias)
+    return x + torch.dropout(torch.relu_(found), dropout, train=True)
