@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, pstdev
 from typing import Any
 
 import matplotlib as mpl
@@ -90,7 +90,7 @@ def draw_watch(figure: Figure) -> None:
     ranked = dict(sorted(runs.items(), key=_mean, reverse=True))
     for row, seeds in enumerate(ranked.values()):
         means = [fmean(folds) for folds in seeds.values()]
-        _interval(axes, row, fmean(means), stdev(means) if len(means) > 1 else 0.0)
+        _interval(axes, row, fmean(means), pstdev(means) if len(means) > 1 else 0.0)
     names = [METHODS[method].title for method in ranked]
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy, %")
     axes.invert_yaxis()
