@@ -107,10 +107,10 @@ class ConvolutionBlock(nn.Module):
             else:
                 inner = torch.cat([contexts[k], inner], dim=-1)
                 after.append(inner[..., inner.shape[-1] - self.reach :].clone())
-            inner = leaky_relu(conv(inner), _SLOPE)
+            inner = leaky_relu(conv(inner), _SLOPE, inplace=True)
             inner = torch.dropout(inner, self.dropout, self.training)
             # Between the convolutions too: to the second, invalid steps are padding as well.
             inner = inner if valid is None else inner.masked_fill(~valid[:, None], 0.0)
         around = x if self.residual is None else self.residual(x)
-        outputs = leaky_relu(inner + around, _SLOPE)
+        outputs = leaky_relu(inner + around, _SLOPE, inplace=True)
         return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after
