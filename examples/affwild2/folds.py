@@ -3,6 +3,7 @@
 Shapes: L frames of a trial.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ def make_fold(train: Sequence[str], validation: Sequence[str], fold: int) -> Fol
         raise ValueError(f"fold {fold}: needs {PARTS} training trials, found {len(train)}")
     ordered, size = sorted(train), len(train) // PARTS
     cuts = [*(size * part for part in range(PARTS)), len(ordered)]
-    parts = [ordered[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)] + [sorted(validation)]
+    parts = [ordered[a:b] for a, b in itertools.pairwise(cuts)] + [sorted(validation)]
     held = (PARTS - fold) % (PARTS + 1)
     rest = sorted(name for part in parts[:held] + parts[held + 1 :] for name in part)
     return Fold(tuple(rest), tuple(parts[held]))

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from examples.affwild2.presets import Preset
 from torch import nn
 
 from crossfuse import (
@@ -13,6 +12,7 @@ from crossfuse import (
     LeaderFollowerAttention,
     RecursiveCrossModalAttention,
 )
+from examples.affwild2.presets import Preset
 
 MODALITIES = ("face", "voice", "words")
 Dims = dict[str, int]
@@ -55,7 +55,9 @@ def _jca(*, stable: bool) -> FusionFactory:
     return make
 
 
-def _rcma(*, stable: bool = False, joint: str = "others", any_length: bool = False) -> FusionFactory:
+def _rcma(
+    *, stable: bool = False, joint: str = "others", any_length: bool = False
+) -> FusionFactory:
     def make(dims: Dims, preset: Preset) -> nn.Module:
         released = preset.variant == "released" and not stable and not any_length
         return RecursiveCrossModalAttention(

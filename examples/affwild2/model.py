@@ -6,10 +6,10 @@ Shapes: B windows, L frames, d features of a modality (each its own).
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from examples.affwild2.batch_norm import MaskedBatchNorm
 from torch import Tensor, nn
 
 from crossfuse import ConcatFusion, PerModality, TemporalConvNet
+from examples.affwild2.batch_norm import MaskedBatchNorm
 
 Streams = Mapping[str, Tensor | None]
 Masks = Mapping[str, Tensor | None]
@@ -25,18 +25,25 @@ class PerFrame(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         features: Tensor = self.backbone(frames.flatten(0, 1))
-        return features.unflatten(0, frames.shape[:2])
+        out: Tensor = features.unflatten(0, frames.shape[:2])
+        return out
 
 
 class Encoder(nn.Module):
-    """A causal TCN, then batch normalisation over the valid steps: (B, L, d) to (B, L, w)."""
+    """A causal TCN, then batch normalisation over the valid steps: (B, L, d) to (B, L, w).
 
-    def __init__(self, dim: int, widths: Sequence[int], dropout: float) -> None:
+    In training, Gaussian noise of standard deviation ``noise`` is added to the features.
+    """
+
+    def __init__(self, dim: int, widths: Sequence[int], dropout: float, noise: float) -> None:
         super().__init__()
+        self.noise = noise
         self.tcn = TemporalConvNet(dim, widths, kernel_size=5, dropout=dropout)
         self.norm = MaskedBatchNorm(widths[-1])
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.training and self.noise:
+            x = x + self.noise * torch.randn_like(x)
         out: Tensor = self.norm(self.tcn(x, mask), mask)
         return out
 
@@ -51,6 +58,7 @@ class AffectNet(nn.Module):
             one tensor out. With one modality there is none.
         head: Makes the head for the features of all modalities side by side.
         dropout: Of the TCNs.
+        noise: Added to the backbones' features in training.
 
     Shape:
         - ``streams``: what each backbone takes, (B, L, ...), or with ``encoded`` its features;
@@ -67,6 +75,7 @@ class AffectNet(nn.Module):
         head: Callable[[int], nn.Module],
         *,
         dropout: float = 0.1,
+        noise: float = 0.0,
     ) -> None:
         super().__init__()
         names = list(backbones)
@@ -74,7 +83,7 @@ class AffectNet(nn.Module):
         outputs = {name: widths[name][-1] for name in names}
         self.backbones = PerModality({name: PerFrame(backbones[name]) for name in names})
         self.encoders = PerModality(
-            {name: Encoder(dims[name], widths[name], dropout) for name in names}
+            {name: Encoder(dims[name], widths[name], dropout, noise) for name in names}
         )
         self.fusion = fusion(outputs) if len(names) > 1 else nn.Identity()
         self.join = ConcatFusion(outputs)

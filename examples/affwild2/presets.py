@@ -31,7 +31,7 @@ class Preset:
         patience: Epochs without a better validation before the rate falls.
         factor: By what.
         least_rate: Once the rate is below it, a stage ends.
-        early_stop: A stage also ends after so many epochs without a better validation.
+        early_stop: Training ends after so many epochs of a stage without a better validation.
         releases: Groups of backbone layers that training may free, one per stage.
         release_first: Whether the first group is free from the start.
         freeze_bn: Keep frozen backbones in evaluation mode.
@@ -39,6 +39,7 @@ class Preset:
         cache: Compute frozen backbones' features once; there is no augmentation then.
         augment: Crop and mirror the faces of training windows.
         widths: Of the TCNs' blocks: face, voice, words.
+        feature_noise: Standard deviation of the noise added to features in training.
         tcn_dropout: After each convolution.
         attention_dropout: In the fusion.
         head_width: Of the head's hidden layer; None for a linear head.
@@ -74,6 +75,7 @@ class Preset:
     cache: bool
     augment: bool
     widths: tuple[Widths, Widths, Widths]
+    feature_noise: float
     tcn_dropout: float
     attention_dropout: float
     head_width: int | None
@@ -110,6 +112,7 @@ PAPER = Preset(
     cache=False,  # P: crops differ in each epoch
     augment=True,  # P, with C's mirroring
     widths=((512,) * 4, (128,) * 4, (512,) * 4),  # PC
+    feature_noise=0.0,  # PC
     tcn_dropout=0.1,  # PC
     attention_dropout=0.5,  # P: on the attended features
     head_width=None,  # PC
@@ -146,6 +149,7 @@ AUTHORS = Preset(
     cache=False,  # C
     augment=True,  # C: 40 of 48 and mirrored
     widths=((512,) * 4, (128,) * 4, (512,) * 4),  # C, first release
+    feature_noise=0.0,  # C
     tcn_dropout=0.1,  # C
     attention_dropout=0.6,  # C: on the correlation and after the last map
     head_width=None,  # C, first release; the last one has 256
@@ -182,7 +186,8 @@ DEMO = Preset(
     cache=True,  # D
     augment=False,  # D: pretrain has seen crops and mirror images
     widths=((16,) * 3, (16,) * 3, (16,) * 3),  # D
-    tcn_dropout=0.1,  # C
+    feature_noise=0.5,  # D: 24 people are few to learn from
+    tcn_dropout=0.2,  # D
     attention_dropout=0.0,  # D
     head_width=64,  # D
     head_dropout=0.2,  # D

@@ -1,4 +1,4 @@
-"""Trains the demo's backbones on material of their own, as IR-50 came from FER+ and BERT from books.
+"""Trains the demo's backbones on material of their own, as IR-50 came from FER+.
 
 The material is generated here and never written: other people than those of the data set, in short
 trials, together with what was drawn, sounded and spelt. A backbone learns to tell the cues (how far
@@ -15,6 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from examples.affwild2 import latents, text
 from examples.affwild2.audio import gather_patches, log_mel, patch_rows
 from examples.affwild2.backbones import DemoFaces, DemoVoice, DemoWords, load_weights
@@ -23,8 +26,6 @@ from examples.affwild2.lexicon import content_words
 from examples.affwild2.speech import draw_words
 from examples.affwild2.video import CROP, SIZE, to_unit
 from examples.affwild2.voice import draw_syllables, draw_voice
-from torch import Tensor, nn
-from torch.nn import functional
 
 CUES = {  # what each backbone estimates, besides whether there is a face, a voice, a word
     "face": ("mouth", "eyes"),
@@ -110,7 +111,7 @@ class _Person:
 
 
 def _people(seed: int) -> Iterator[_Person]:
-    """Draws short trials of people who are in no data set: their streams have a key of their own."""
+    """Draws short trials of people who are in no data set: the key of their streams is another."""
     for stream in np.random.SeedSequence([seed, 0xFACE]).spawn(PEOPLE):
         random = [np.random.Generator(np.random.PCG64(s)) for s in stream.spawn(3)]
         trial = latents.simulate(FRAMES, latents.Switches(0.5, 0.5), random[0])
