@@ -17,9 +17,10 @@ import av
 import numpy as np
 import soundfile
 import soxr
-from examples.affwild2.layout import DamagedFile
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from examples.affwild2.layout import DamagedFile
 
 Samples = NDArray[np.int16]
 Floats = NDArray[np.float32]

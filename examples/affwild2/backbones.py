@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from examples.affwild2.layout import DamagedFile
 from torch import Tensor, nn
 from torch.nn import functional
+
+from examples.affwild2.layout import DamagedFile
 
 Loaded = TypeVar("Loaded", bound=nn.Module)
 Groups = list[list[nn.Parameter]]

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 
 import numpy as np
+from numpy.typing import NDArray
+
 from examples.affwild2 import latents
 from examples.affwild2.latents import Bools, Floats, Latents, Switches
-from numpy.typing import NDArray
 
 TARGETS = ("valence", "arousal")
 READINGS = ("known", "hidden", "achievable", "blind", "late")

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
 from examples.affwild2.audio import decibel_patches, log_mel, patch_rows, read_audio
 from examples.affwild2.features import SOURCES, TRIALS
 from examples.affwild2.layout import (
@@ -39,8 +42,6 @@ from examples.affwild2.text import (
     write_transcript,
 )
 from examples.affwild2.video import last_face, probe, read_faces
-from numpy.typing import NDArray
-from rich.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from examples.affwild2.latents import FPS, Bools, Floats, Latents, slow_noise
 from PIL import Image, ImageDraw
+
+from examples.affwild2.latents import FPS, Bools, Floats, Latents, slow_noise
 
 SIZE, SCALE = 112, 4
 CUE_LIMIT = 1.6  # cues are clipped here before they are drawn

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from examples.affwild2.audio import BANDS, PATCH, gather_patches
 from examples.affwild2.layout import Partition
 from examples.affwild2.text import gather_words
-from numpy.typing import NDArray
 
 TRIALS, SOURCES = "trials", "videos"
 

@@ -19,6 +19,10 @@ from typing import Any, Literal
 import av
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+from rich.progress import track
+
 from examples.affwild2 import latents
 from examples.affwild2.faces import SIZE, draw_faces
 from examples.affwild2.latents import FPS, Bools, Latents, Switches
@@ -36,9 +40,6 @@ from examples.affwild2.lexicon import Vocabulary, content_words
 from examples.affwild2.speech import draw_words
 from examples.affwild2.text import write_transcript
 from examples.affwild2.voice import RATE, draw_syllables, draw_voice
-from numpy.typing import NDArray
-from PIL import Image
-from rich.progress import track
 
 VERSION = 1
 Size = Literal["tiny", "small"]

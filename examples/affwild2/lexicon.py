@@ -10,6 +10,7 @@ import importlib
 from dataclasses import dataclass
 
 import numpy as np
+
 from examples.affwild2.latents import Floats
 
 CONTENT = {

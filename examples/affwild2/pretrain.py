@@ -162,6 +162,17 @@ def _train_faces(readout: Readout, people: list[_Person], epochs: int, batch: in
             loss.backward()
             optimiser.step()
             schedule.step()
+    edge = (SIZE - CROP) // 2
+    _scale(readout, to_unit(faces[:, edge : edge + CROP, edge : edge + CROP]))
+
+
+def _scale(readout: Readout, frames: Tensor) -> None:
+    """Brings every feature to mean 0 and standard deviation 1 over these frames."""
+    with torch.no_grad():
+        made = torch.cat([readout(part) for part in frames.split(256)])
+        std, mean = torch.std_mean(made, dim=0)
+        readout.linear.weight.div_((std + 1e-3)[:, None])
+        readout.linear.bias.sub_(mean).div_(std + 1e-3)
 
 
 def _fit_voice(readout: Readout, people: list[_Person], penalty: float = 0.01) -> None:
@@ -175,11 +186,13 @@ def _fit_voice(readout: Readout, people: list[_Person], penalty: float = 0.01) -
         weight = torch.linalg.solve(gram, scaled.T @ (cues - cues.mean(0))).T / (std + 1e-3)
         readout.linear.weight.copy_(weight)
         readout.linear.bias.copy_(cues.mean(0) - weight @ mean)
+    _scale(readout, torch.cat([person.patches for person in people]))
 
 
 def _fit_words(readout: Readout, seed: int, prior: float = 2.0) -> None:
     """Gives every word the mean cue with which it was said, shrunk towards 0 where it was rare."""
     width = readout.dim
+    said: list[Tensor] = []
     total, count = torch.zeros(text.BUCKETS + 1, width), torch.zeros(text.BUCKETS + 1, 1)
     content = content_words("own")
     for stream in np.random.SeedSequence([seed, 0x3080]).spawn(PEOPLE):
@@ -193,6 +206,8 @@ def _fit_words(readout: Readout, seed: int, prior: float = 2.0) -> None:
         middles = torch.tensor([(word.start + word.end) / 2000 * latents.FPS for word in words])
         nearest = slots[(slots - middles[:, None]).abs().argmin(dim=1)]
         ids = torch.from_numpy(text.hash_words(words))
+        times = np.arange(WORDY_FRAMES) / latents.FPS * 1000
+        said.append(torch.cat([ids, ids.new_zeros(1)])[text.align(words, times)])
         total.index_add_(0, ids, cues[nearest])
         count.index_add_(0, ids, torch.ones(len(ids), 1))
     table = total / (count + prior)
@@ -201,3 +216,4 @@ def _fit_words(readout: Readout, seed: int, prior: float = 2.0) -> None:
         readout.backbone.get_parameter("table.weight").zero_()[:, :width] = table
         readout.linear.weight.copy_(torch.eye(width, readout.backbone.dim))
         readout.linear.bias.zero_()
+    _scale(readout, torch.cat(said))

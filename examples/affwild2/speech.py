@@ -4,6 +4,7 @@ For others: ``draw_words(trial, lexicon, rng) -> list[Word]``.
 """
 
 import numpy as np
+
 from examples.affwild2.latents import FPS, WORD_FRAMES, Latents
 from examples.affwild2.lexicon import FUNCTION_WORDS, Vocabulary, draw
 from examples.affwild2.text import Word

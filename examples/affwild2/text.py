@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from examples.affwild2.layout import DamagedFile
 from numpy.typing import NDArray
+
+from examples.affwild2.layout import DamagedFile
 
 Floats = NDArray[np.float32]
 BUCKETS = 1024

@@ -13,10 +13,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from examples.affwild2.layout import DamagedFile
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+from examples.affwild2.layout import DamagedFile
 
 SIZE, CROP = 48, 40
 

@@ -10,8 +10,9 @@ For others: ``draw_syllables(trial) -> Syllables``, ``draw_voice(trial, syllable
 from dataclasses import dataclass
 
 import numpy as np
-from examples.affwild2.latents import FPS, Floats, Latents
 from numpy.typing import NDArray
+
+from examples.affwild2.latents import FPS, Floats, Latents
 
 RATE, BLOCK, HOP = 16_000, 512, 128
 CUE_LIMIT = 1.6  # cues are clipped here before they sound
