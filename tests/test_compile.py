@@ -50,7 +50,9 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces and differentiates as always, without a C++ compiler's seconds."""
     compile_ = torch.compile
     monkeypatch.setattr(
-        torch, "compile", lambda m, **options: compile_(m, **{**options, "backend": "aot_eager"})
+        torch,
+        "compile",
+        lambda m, **options: compile_(m, **{**options, "backend": "aot_eager", "options": None}),
     )
 
 
@@ -155,7 +157,9 @@ def test_the_default_backend_is_taken_on_the_cpu(
     monkeypatch.setattr(_compile, "find_spec", lambda name: None)
     with caplog.at_level(logging.INFO, logger="crossfuse._compile"):
         crossfuse.compile(LAYERS["jca"]())
-    assert chosen == [{"fullgraph": True, "dynamic": True, "backend": "inductor"}]
+    (asked,) = chosen
+    assert asked.pop("options") == {"force_pointwise_cat": True}
+    assert asked == {"fullgraph": True, "dynamic": True, "backend": "inductor"}
     assert caplog.messages == ["compiling JointCrossAttention with the backend 'inductor'"]
 
 
@@ -168,6 +172,7 @@ def test_on_cuda_the_backend_needs_no_triton_where_there_is_none(
     monkeypatch.setattr(_compile, "_on_cuda", lambda module: True)
     crossfuse.compile(LAYERS["jca"]())
     assert chosen[0]["backend"] == ("inductor" if triton else "cudagraphs")
+    assert (chosen[0]["options"] is None) == (not triton), "cudagraphs knows no options"
 
 
 def test_a_module_without_tensors_runs_on_cuda_where_there_is_one(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 import crossfuse
 from tests import asserts
 from tests.strategies import filled
-from tests.zoo import LENGTH, SPECIMENS, Arguments, Pipeline
+from tests.zoo import LENGTH, SPECIMENS, Arguments, Pipeline, foreign_warnings_silenced
 
 pytestmark = pytest.mark.slow
 
@@ -100,21 +97,6 @@ def test_a_stream_through_the_exported_step_is_the_whole() -> None:
             y, state = program(chunk, state)
             pieces.append(y)
         same_values(torch.cat(pieces, dim=1), tcn(x)[:, 1:], f"a batch of {batch}")
-
-
-@contextmanager
-def foreign_warnings_silenced() -> Iterator[None]:
-    """What torch's exporters say of themselves; nothing that we could do otherwise."""
-    with warnings.catch_warnings():
-        # torch copies its own tree specs, which it deprecates in favour of their base class.
-        warnings.filterwarnings(
-            "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning, "copyreg"
-        )
-        # AOTInductor imports what is left of TorchScript.
-        warnings.filterwarnings(
-            "ignore", "`torch.jit.script", DeprecationWarning, r"torch\.jit\._script"
-        )
-        yield
 
 
 def run_onnx(program: ExportedProgram, path: Path) -> Any:  # noqa: ANN401 - an untyped package

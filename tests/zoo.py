@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +52,21 @@ def _gated(sizes: Sizes, masked: bool) -> Arguments:
 def _scored(sizes: Sizes, masked: bool) -> Arguments:
     series = streams(sizes)["face"]
     return (*_gated(sizes, masked), masks(sizes)["face"]) if masked else (series, series.exp())
+
+
+@contextmanager
+def foreign_warnings_silenced() -> Iterator[None]:
+    """What torch's compilers and exporters say of themselves, and we can do nothing about."""
+    with warnings.catch_warnings():
+        # torch copies its own tree specs, which it deprecates in favour of their base class.
+        warnings.filterwarnings(
+            "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning, "copyreg"
+        )
+        # inductor imports what is left of TorchScript.
+        warnings.filterwarnings(
+            "ignore", "`torch.jit.script", DeprecationWarning, r"torch\.jit\._script"
+        )
+        yield
 
 
 class Specimen(NamedTuple):

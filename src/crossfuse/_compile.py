@@ -19,11 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compile(module: F) -> F:
     """Compiles a module into one graph in which batch and length may vary.
 
-    That is ``torch.compile(module, fullgraph=True, dynamic=True)``: it never falls back to Python
-    in the middle, and another batch size or length does not compile it again. What does: an axis
-    with a single element, a mask where there was none, another set of missing modalities,
-    training after evaluation, and a first call in which a length happens to equal another size;
-    each costs one more graph, once.
+    That is ``torch.compile(module, fullgraph=True, dynamic=True)``, with an option of inductor
+    without which it fails to train at a second length: it never falls back to Python, and another
+    batch size or length does not compile it again. What does: an axis with a single element, a
+    mask where there was none, another set of missing modalities, training after evaluation, and a
+    first call in which a length happens to equal another size; each costs one more graph, once.
+    Only the gradients of convolutions are compiled for each length: train a compiled
+    :class:`TemporalConvNet` on windows of one length.
 
     On CUDA without Triton the backend is ``"cudagraphs"``, which does not need it, in the place of
     ``"inductor"``. What was chosen is logged to ``crossfuse._compile`` at level INFO.
@@ -55,7 +57,21 @@ def compile(module: F) -> F:
         )
     backend = "cudagraphs" if _on_cuda(owner) and find_spec("triton") is None else "inductor"
     _log.info("compiling %s with the backend %r", type(owner).__name__, backend)
-    return cast(F, torch.compile(module, fullgraph=True, dynamic=True, backend=backend))
+    chosen = _recomputing if backend == "inductor" and not _on_cuda(owner) else backend
+    return cast(F, torch.compile(module, fullgraph=True, dynamic=True, backend=chosen))
+
+
+def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401
+    """Compiles with inductor, which is to make masks again in backward instead of keeping them.
+
+    On the CPU its code for bool tensors is slow: writing down where a relu was zero takes 16 times
+    as long as the relu, and costs compiled training more than compilation gains.
+    """
+    from torch._dynamo import lookup_backend  # takes as long to import as all of torch
+    from torch._functorch import config
+
+    with config.patch(aggressive_recomputation=True):
+        return lookup_backend("inductor")(graph, inputs)
 
 
 def _on_cuda(module: nn.Module) -> bool:
