@@ -1,8 +1,9 @@
 """The command line: ``python -m examples.affwild2 COMMAND --help``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -369,7 +370,7 @@ def show(console: Console, table: FusionTable) -> None:
         console.print(line, highlight=False)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "make-data": MakeData,
     "extract": Extract,
     "train": Train,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from examples.affwild2.methods import find_method
 from examples.affwild2.model import AffectNet
 from examples.affwild2.presets import Preset
 from examples.affwild2.pretrain import build_backbones, load_backbones
-from examples.affwild2.train import Run, read_checkpoint
+from examples.affwild2.train import Run, build, read_checkpoint
 
 SETUP = "setup.json"
 
@@ -157,8 +157,6 @@ def read_saved(out: Path, features: Path | None = None) -> Saved:
     Raises:
         ValueError: The folder holds no trained run.
     """
-    from examples.affwild2.train import build
-
     state, path = read_checkpoint(out), out / SETUP
     if not path.exists():
         raise ValueError(f"{out}: holds no {SETUP}; runs of a table have none, train one by itself")
@@ -175,7 +173,7 @@ def read_saved(out: Path, features: Path | None = None) -> Saved:
 def run_from(held: Mapping[str, Any]) -> Run:
     """Reads a run from JSON."""
     preset = Preset(**{**held["preset"], "widths": tuple(map(tuple, held["preset"]["widths"]))})
-    return replace(Run(**{**held, "preset": preset}))
+    return Run(**{**held, "preset": preset})
 
 
 def _part(features: Path, partition: str) -> list[Features]:

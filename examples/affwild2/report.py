@@ -11,7 +11,8 @@ from examples.affwild2.table import Row, Table
 
 PACKAGES = ("crossfuse", "torch", "numpy", "accelerate", "matplotlib", "pillow", "av")
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#22303c;max-width:64rem;margin:2rem auto;padding:0 1rem}
+body{font:16px/1.5 system-ui,sans-serif;color:#22303c;max-width:64rem;
+margin:2rem auto;padding:0 1rem}
 h1{line-height:1.2}h2{margin-top:2.4rem;border-bottom:1px solid #d8dee4}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .8rem;border-bottom:1px solid #e6eaee;text-align:right}
@@ -39,7 +40,7 @@ def write_report(
     sections = [
         _paragraph(
             "All results below are on <b>generated</b> data in the layout of Aff-Wild2. The grey "
-            "column quotes the paper, on Aff-Wild2 itself: other data, another scale; never compare "
+            "column quotes the paper, on Aff-Wild2 itself: other data; never compare "
             "across that line. A ceiling is the correlation that the best possible model reaches "
             "with what the row sees, computed from how the data was made."
         ),
