@@ -13,6 +13,10 @@ from crossfuse._checks import fault
 
 _log = logging.getLogger(__name__)
 
+# Else inductor may keep a modality as a part of the joint for the backward pass, whose strides
+# torch then takes from the first length for those of all lengths.
+_OPTIONS: dict[str, Any] = {"force_pointwise_cat": True}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -58,7 +62,9 @@ def compile(module: F) -> F:
     backend = "cudagraphs" if _on_cuda(owner) and find_spec("triton") is None else "inductor"
     _log.info("compiling %s with the backend %r", type(owner).__name__, backend)
     chosen = _recomputing if backend == "inductor" and not _on_cuda(owner) else backend
-    return cast(F, torch.compile(module, fullgraph=True, dynamic=True, backend=chosen))
+    options = _OPTIONS if chosen == "inductor" else None
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=chosen, options=options)
+    return cast(F, compiled)
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401
@@ -69,8 +75,9 @@ def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa
     """
     from torch._dynamo import lookup_backend  # takes as long to import as all of torch
     from torch._functorch import config
+    from torch._inductor import config as inductor
 
-    with config.patch(aggressive_recomputation=True):
+    with config.patch(aggressive_recomputation=True), inductor.patch(_OPTIONS):
         return lookup_backend("inductor")(graph, inputs)
 
 
