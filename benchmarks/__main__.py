@@ -27,7 +27,7 @@ class Options:
     """Where to run."""
     only: tuple[str, ...] = ()
     """Names of cases, ``growth`` or a script, into runs/benchmarks; all if none is given."""
-    seconds: float = 5.0
+    seconds: float = 3.0
     """How long each table of a case is measured, at least five rounds."""
 
 
