@@ -43,12 +43,12 @@ class MaskedBatchNorm(nn.Module):
 
     def _measure(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (d,) of this batch; without a single valid step, the running ones."""
-        kept = x.float().masked_fill(~valid, 0.0)
-        count = _everywhere(valid.sum().float()[None])
+        kept = x.to(self.mean.dtype).masked_fill(~valid, 0.0)
+        count = _everywhere(valid.sum().to(kept.dtype)[None])
         mean = _everywhere(kept.sum((0, 1))) / count.clamp(min=1)
         squares = (kept - mean).masked_fill(~valid, 0.0).square()
         variance = _everywhere(squares.sum((0, 1))) / count.clamp(min=1)
-        share = self.momentum * (count > 0)
+        share = self.momentum * (count > 0).to(kept.dtype)
         with torch.no_grad():
             unbiased = variance * count / (count - 1).clamp(min=1)
             self.mean.lerp_(mean, share)

@@ -1,0 +1,656 @@
+"""The Aff-Wild2 example, second half: windows, folds, training, evaluation, files, report."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from torch import Tensor, nn
+
+from examples.affwild2.__main__ import Evaluate, Predict, Train
+from examples.affwild2.assemble import Weights, run_from
+from examples.affwild2.batch_norm import MaskedBatchNorm
+from examples.affwild2.data import Trials, encode, shuffle_partners
+from examples.affwild2.evaluate import predict, score, smooth, write_challenge_file
+from examples.affwild2.extract import extract
+from examples.affwild2.features import Features
+from examples.affwild2.folds import Window, list_windows, make_fold
+from examples.affwild2.methods import METHODS, MODALITIES, find_method
+from examples.affwild2.plots import plot_bars, plot_correlations, plot_curves
+from examples.affwild2.presets import AUTHORS, DEMO, PAPER, Preset
+from examples.affwild2.pretrain import build_backbones, load_backbones, save_backbones
+from examples.affwild2.report import write_report
+from examples.affwild2.table import Row, Table, read_table, verdicts, write_table
+from examples.affwild2.train import (
+    CHECKPOINT,
+    LOG,
+    Progress,
+    Run,
+    _Session,
+    build,
+    load_run,
+    read_checkpoint,
+    train,
+    warmup_rate,
+)
+from tests import affwild2
+
+REPOSITORY = Path(__file__).parent.parent
+SMALL = replace(
+    DEMO,
+    window=30,
+    hop=20,
+    train_hop=20,
+    batch=4,
+    epochs=4,
+    widths=((5,), (4,), (3,)),
+    head_width=6,
+)
+
+
+def _features(name: str, frames: int, *, sound: bool = True, seed: int = 0) -> Features:
+    rng = np.random.default_rng([seed, frames])
+    return Features(
+        name=name,
+        partition="train",
+        source=name,
+        fps=15.0,
+        frames=frames,
+        index=np.arange(frames),
+        labels=np.clip(rng.normal(0, 0.4, (frames, 2)), -1, 1).astype(np.float32),
+        valid=rng.random(frames) < 0.9,
+        faces=rng.integers(0, 255, (frames, 48, 48, 3), np.uint8),
+        face_present=np.ones(frames, bool),
+        mel=rng.normal(size=(7 * frames + 96, 64)).astype(np.float32) if sound else None,
+        mel_rows=np.arange(frames) * 6,
+        word_ids=rng.integers(1, 1024, 9),
+        word_vectors=None,
+        word_index=rng.integers(-1, 9, frames).astype(np.int32),
+    )
+
+
+def _trials(lengths: tuple[int, ...] = (47, 30, 12, 64), seed: int = 0) -> Trials:
+    made = [_features(f"t{i}", length, seed=seed + i) for i, length in enumerate(lengths)]
+    return Trials(made, MODALITIES)
+
+
+def _backbones() -> dict[str, nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return dict(build_backbones())
+
+
+def _setup(seed: int = 0) -> tuple[dict[str, nn.Module], Trials, Trials]:
+    backbones = _backbones()
+    return (
+        backbones,
+        encode(_trials(seed=seed), backbones),
+        encode(_trials((40, 33), seed=90 + seed), backbones),
+    )
+
+
+def _run(method: str = "rcma-stable", preset: Preset = SMALL, **changes: Any) -> Run:  # noqa: ANN401  # fields of Run
+    return Run(method, "valence", preset, **changes)
+
+
+# Windows and folds
+
+
+@pytest.mark.parametrize(
+    ("length", "starts"),
+    [(450, [0, 150]), (501, [0, 200, 201]), (700, [0, 200, 400]), (120, [0]), (300, [0])],
+)
+def test_windows_of_item_18(length: int, starts: list[int]) -> None:
+    assert list_windows([5, length], 300, 200) == [
+        Window(0, 0),
+        *(Window(1, start) for start in starts),
+    ]
+
+
+def test_folds_of_item_20() -> None:
+    training = [f"{i:03d}" for i in range(356)]
+    validation = [f"v{i:02d}" for i in range(76)]
+    official = make_fold(list(reversed(training)), validation, 0)
+    assert official == (tuple(training), tuple(validation))
+    sizes = [len(make_fold(training, validation, k).validation) for k in range(6)]
+    assert sizes == [76, 72, 71, 71, 71, 71]
+    assert make_fold(training, validation, 1).validation == tuple(training[284:])
+    assert make_fold(training, validation, 5).validation == tuple(training[:71])
+
+
+@given(trials=st.integers(5, 40), held=st.integers(1, 5))
+def test_folds_are_six_and_share_out_all_trials(trials: int, held: int) -> None:
+    training, validation = (
+        [f"{p}{i:02d}" for i in range(n)] for p, n in (("a", trials), ("b", held))
+    )
+    folds = [make_fold(training, validation, k) for k in range(6)]
+    for fold in folds:
+        assert sorted(fold.train + fold.validation) == sorted(training + validation)
+    seen = [name for fold in folds for name in fold.validation]
+    assert sorted(seen) == sorted(training + validation)
+
+
+@pytest.mark.parametrize(("fold", "said"), [(6, "folds 0 to 5"), (2, "needs 5 training trials")])
+def test_a_fold_that_cannot_be_is_refused(fold: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_fold(["a", "b"], ["c"], fold)
+
+
+# The network
+
+
+@given(seed=st.integers(0, 1000), steps=st.integers(2, 6), padding=st.integers(0, 4))
+def test_batch_normalisation_is_torchs_over_the_valid_steps(
+    seed: int, steps: int, padding: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, steps + padding, 5, generator=generator, dtype=torch.float64)
+    mask = (torch.arange(steps + padding) < steps).expand(3, -1)
+    ours, theirs = MaskedBatchNorm(5).double(), nn.BatchNorm1d(5).double()
+    expected = theirs(x[mask])
+    for junk in (0.0, 1e6):
+        made = ours.train()(x.masked_fill(~mask[..., None], junk), mask)
+        torch.testing.assert_close(made[mask], expected, rtol=1e-5, atol=1e-6)
+        assert not made[~mask].any()
+    assert ours.variance.dtype == torch.float64
+    fresh = MaskedBatchNorm(5).double()
+    fresh(x, mask)
+    assert theirs.running_mean is not None
+    assert theirs.running_var is not None
+    torch.testing.assert_close(fresh.mean, theirs.running_mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fresh.variance, theirs.running_var, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_normalisation_of_nothing_is_finite() -> None:
+    layer, x = MaskedBatchNorm(3), torch.randn(2, 4, 3, requires_grad=True)
+    out = layer(x, torch.zeros(2, 4, dtype=torch.bool))
+    out.sum().backward()
+    assert not out.any()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+    torch.testing.assert_close(layer.variance, torch.ones(3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_predicts_with_any_modality_missing(method: str) -> None:
+    backbones = _backbones()
+    model = build(_run(method), backbones).eval()
+    seen = find_method(method).modalities
+    trials = encode(_trials(), backbones).see(seen)
+    batch = trials.batch([Window(0, 0), Window(1, 0)], 30, "valence")
+    for gone in itertools.chain([()], itertools.combinations(seen, len(seen) - 1)):
+        streams = {name: None if name in gone else x for name, x in batch.streams.items()}
+        masks = {name: None if name in gone else x for name, x in batch.masks.items()}
+        made = model(streams, masks, encoded=True)
+        emptied = {n: m & (n not in gone) for n, m in batch.masks.items()}
+        assert made.shape == (2, 30)
+        assert made.abs().max() <= 1
+        torch.testing.assert_close(made, model(batch.streams, emptied, encoded=True))
+
+
+def test_frames_and_their_features_give_the_same_prediction() -> None:
+    backbones = _backbones()
+    raw = _trials()
+    model = build(_run(), backbones)
+    made = [
+        predict(model, trials, size=30, hop=20, target="valence")
+        for trials in (raw, encode(raw, backbones))
+    ]
+    for name in made[0]:
+        torch.testing.assert_close(made[0][name], made[1][name])
+
+
+def test_a_voice_without_sound_is_a_missing_modality() -> None:
+    silent = Trials([_features("s", 40, sound=False)], MODALITIES)
+    masks = silent.batch([Window(0, 0)], 30, "valence").masks
+    assert not masks["voice"].any()
+    assert masks["face"].all()
+
+
+def test_shuffled_partners_keep_the_face_and_change_the_rest() -> None:
+    _, training, _ = _setup()
+    mixed = shuffle_partners(training)
+    assert training.encoded is not None
+    assert mixed.encoded is not None
+    for own, other, length in zip(training.encoded, mixed.encoded, training.lengths, strict=True):
+        assert torch.equal(own["face"], other["face"])
+        assert len(other["voice"]) == len(other["words"]) == length
+        assert not torch.equal(own["voice"], other["voice"])
+
+
+# The protocol
+
+
+def test_the_repetitive_warm_up_of_item_34() -> None:
+    rates = [[warmup_rate(PAPER, e, b, 10) for b in range(10)] for e in range(5)]
+    for e, epoch in enumerate(rates):
+        assert epoch == pytest.approx([1e-4 * b * (e + 1) / 250 for b in range(10)])
+        assert epoch[0] == 0
+    assert rates[4][9] == pytest.approx(1e-4 / 5 * 0.9)
+    assert warmup_rate(PAPER, 5, 0, 10) is None
+    assert warmup_rate(replace(PAPER, warmup="none"), 0, 0, 10) is None
+    linear = replace(PAPER, warmup="linear", warmup_epochs=2)
+    assert warmup_rate(linear, 1, 9, 10) == pytest.approx(1e-4)
+
+
+def _session(tmp_path: Path, preset: Preset) -> _Session:
+    from accelerate import Accelerator  # type: ignore[import-untyped]  # ships no types
+
+    backbones = {
+        "face": Released(3),
+        "voice": _backbones()["voice"],
+        "words": _backbones()["words"],
+    }
+    run = _run(preset=preset)
+    return _Session(run, tmp_path, build(run, backbones), Accelerator(cpu=True))
+
+
+class Released(nn.Module):
+    """A backbone of three linear maps, freed one by one."""
+
+    dim = 2
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(2, 2) for _ in range(groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def release_groups(self) -> list[list[nn.Parameter]]:
+        return [list(part.parameters()) for part in self.maps]
+
+
+def test_stages_of_item_36(tmp_path: Path) -> None:
+    """A stage lasts 5 + 24 epochs where nothing gets better, and 1e-8 is not below 1e-8."""
+    preset = replace(
+        SMALL,
+        learning_rate=1e-5,
+        least_rate=1e-8,
+        warmup="repetitive",
+        warmup_epochs=5,
+        patience=5,
+        factor=0.1,
+        early_stop=1000,
+        epochs=1000,
+        releases=3,
+        release_first=True,
+        reload_best=True,
+    )
+    session = _session(tmp_path, preset)
+    session.begin_stage(1)
+    session.save = lambda: None  # type: ignore[method-assign]  # a hundred files say nothing
+    freed, rates = [], []
+    session.mean_loss, session.began = 1.0, 0.0
+    session.scores = score({}, _trials(), "valence")
+    while session.goes_on():
+        freed.append(session.progress.stage)
+        rate = warmup_rate(preset, session.progress.stage_epoch, 1, 10)
+        if rate is not None or session.progress.stage_epoch == 5:
+            session.optimiser.param_groups[0]["lr"] = rate or preset.learning_rate
+        rates.append(session.rate())
+        session.finish_epoch(0.5)
+    assert freed == [1] * 29 + [2] * 29 + [3] * 29
+    assert rates[5:11] == [1e-5] * 6
+    assert rates[11] == pytest.approx(1e-6)
+    assert rates[28] == pytest.approx(1e-8)
+    assert session.progress.done
+
+
+def test_a_stage_frees_its_groups_and_no_others(tmp_path: Path) -> None:
+    session = _session(tmp_path, replace(SMALL, releases=3))
+    face = session.model.backbones.branches["face"].get_submodule("backbone.maps")
+    for stage in range(4):
+        session.begin_stage(stage)
+        free = [all(p.requires_grad for p in part.parameters()) for part in face.children()]
+        assert free == [k < stage for k in range(3)]
+        optimised = {id(p) for group in session.optimiser.param_groups for p in group["params"]}
+        assert optimised == {id(p) for p in session.model.parameters() if p.requires_grad}
+
+
+def test_backbones_move_only_once_they_are_free(tmp_path: Path) -> None:
+    backbones, training, validation = _setup()
+    before = {k: v.clone() for k, v in backbones["face"].state_dict().items()}
+    train(_run(), tmp_path / "frozen", backbones, training, validation)
+    assert all(torch.equal(before[k], v) for k, v in backbones["face"].state_dict().items())
+    preset = replace(SMALL, releases=1, least_rate=1.0, epochs=3)
+    progress = train(_run(preset=preset), tmp_path / "freed", backbones, training, validation)
+    assert [row["stage"] for row in progress.log] == [0, 1, 1][: len(progress.log)]
+    assert not all(torch.equal(before[k], v) for k, v in backbones["face"].state_dict().items())
+
+
+def test_training_lowers_the_loss_and_keeps_the_best(tmp_path: Path) -> None:
+    backbones, training, _ = _setup()
+    preset = replace(SMALL, epochs=12, feature_noise=0.0, learning_rate=1e-2)
+    run = _run("face", preset)
+    training = training.see(("face",))
+    progress = train(run, tmp_path, backbones, training, training)
+    assert progress.log[-1]["loss"] < progress.log[0]["loss"] - 0.1
+    model = load_run(tmp_path, run, backbones)
+    made = predict(model, training, size=30, hop=20, target="valence")
+    assert score(made, training, "valence").ccc == pytest.approx(progress.best, abs=1e-6)
+    assert progress.best == max(row["ccc"] for row in progress.log)
+
+
+def test_early_stop(tmp_path: Path) -> None:
+    backbones, training, validation = _setup()
+    preset = replace(SMALL, epochs=50, learning_rate=0.0, warmup="none", early_stop=3)
+    progress = train(_run(preset=preset), tmp_path, backbones, training, validation)
+    assert progress.epoch <= 8
+    assert progress.bad == 3
+
+
+# Going on
+
+
+def _state(out: Path) -> dict[str, Any]:
+    held = read_checkpoint(out)
+    for row in held["progress"]["log"]:
+        row.pop("seconds")
+    return held
+
+
+def _assert_same_run(one: Path, other: Path) -> None:
+    first, second = _state(one), _state(other)
+    assert first["progress"] == second["progress"]
+    for part in ("model", "best"):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
+
+
+def killed_run(out: str) -> None:
+    """Trains, and is killed in the middle of the third epoch."""
+    steps, whole = itertools.count(), torch.optim.Adam.step
+    per_epoch = -(-len(list_windows(_trials().lengths, 30, 20)) // SMALL.batch)
+
+    def step(self: torch.optim.Adam, closure: Any = None) -> Any:  # noqa: ANN401  # as torch's
+        if next(steps) == 2 * per_epoch + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, closure)
+
+    torch.set_num_threads(1)
+    torch.optim.Adam.step = step  # type: ignore[method-assign]  # this process is about to die
+    train(_run(), Path(out), *_setup())
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    train(_run(), tmp_path / "whole", *_setup())
+    code = "from tests.test_affwild2_training import killed_run, sys; killed_run(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "killed")]
+    ended = subprocess.run(command, cwd=REPOSITORY, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert read_checkpoint(tmp_path / "killed")["progress"]["epoch"] == 2
+    train(_run(), tmp_path / "killed", *_setup(), resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_resumes_in_any_epoch_and_stage(tmp_path: Path, stop: int) -> None:
+    preset = replace(SMALL, releases=1, least_rate=1.0, patience=0, reload_best=True, augment=True)
+    train(_run(preset=preset), tmp_path / "whole", *_setup())
+    real, epochs = _Session.finish_epoch, itertools.count(1)
+
+    def interrupted(self: _Session, ccc: float) -> None:
+        real(self, ccc)
+        if next(epochs) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Session, "finish_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(_run(preset=preset), tmp_path / "cut", *_setup())
+    train(_run(preset=preset), tmp_path / "cut", *_setup(), resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
+    train(_run(preset=replace(SMALL, epochs=1)), tmp_path, *_setup())
+    with pytest.raises(ValueError, match="holds a run already; --resume"):
+        train(_run(preset=replace(SMALL, epochs=1)), tmp_path, *_setup())
+    with pytest.raises(ValueError, match="a run with other settings"):
+        train(_run(seed=4), tmp_path, *_setup(), resume=True)
+    (tmp_path / CHECKPOINT).write_bytes(b"half")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no checkpoint\.pt; train first"):
+        read_checkpoint(tmp_path / "nowhere")
+    assert (tmp_path / LOG).read_text().startswith("epoch,stage,rate,loss,ccc")
+
+
+def test_an_unknown_method_is_told() -> None:
+    with pytest.raises(ValueError, match="method 'rmca': there are face, voice"):
+        find_method("rmca")
+
+
+@pytest.mark.parametrize("preset", [PAPER, AUTHORS, DEMO])
+def test_a_run_survives_json(preset: Preset) -> None:
+    import json
+
+    run = Run("rcma", "arousal", preset, fold=3, seed=7)
+    assert run_from(json.loads(json.dumps(asdict(run)))) == run
+
+
+# Evaluation
+
+
+@given(seed=st.integers(0, 1000), lengths=st.lists(st.integers(1, 70), min_size=1, max_size=3))
+def test_predictions_are_those_of_a_naive_twin(seed: int, lengths: list[int]) -> None:
+    """Every frame is the mean over the windows that cover it, window by window, frame by frame."""
+    trials = Trials(
+        [_features(f"t{i}", n, seed=seed) for i, n in enumerate(lengths)],
+        ("voice",),
+        encoded=[{"voice": torch.randn(n, 4)} for n in lengths],
+    )
+    model = build(_run("voice"), _backbones()).eval()
+    made = predict(model, trials, size=30, hop=20, target="valence", batch=2)
+    for i, length in enumerate(lengths):
+        told: list[list[float]] = [[] for _ in range(length)]
+        starts = [s for s in range(0, length, 20) if s + 30 <= length]
+        if not starts or starts[-1] + 30 < length:
+            starts.append(max(length - 30, 0))
+        for start in starts:
+            x = trials.encoded[i]["voice"][start : start + 30] if trials.encoded else torch.empty(0)
+            padded = torch.zeros(1, 30, 4)
+            padded[0, : len(x)] = x
+            mask = (torch.arange(30) < len(x))[None]
+            with torch.no_grad():
+                out = model({"voice": padded}, {"voice": mask}, encoded=True)[0]
+            for k in range(len(x)):
+                told[start + k].append(float(out[k]))
+        expected = torch.tensor([sum(values) / len(values) for values in told])
+        torch.testing.assert_close(made[f"t{i}"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_over_all_valid_frames_together() -> None:
+    trials = _trials((50, 20))
+    generator = torch.Generator().manual_seed(1)
+    made = {t.name: torch.randn(len(t), generator=generator) for t in trials.features}
+    scores = score(made, trials, "arousal")
+    p = np.concatenate([made[t.name].numpy()[t.valid] for t in trials.features]).astype(float)
+    y = np.concatenate([t.labels[t.valid, 1] for t in trials.features]).astype(float)
+    covariance = ((p - p.mean()) * (y - y.mean())).mean()
+    ccc = 2 * covariance / (p.var() + y.var() + (p.mean() - y.mean()) ** 2)
+    assert scores.ccc == pytest.approx(ccc, abs=1e-6)
+    assert scores.pearson == pytest.approx(np.corrcoef(p, y)[0, 1], abs=1e-5)
+    assert scores.rmse == pytest.approx(((p - y) ** 2).mean() ** 0.5, abs=1e-6)
+    assert scores.ccc != pytest.approx(np.mean(list(scores.trials.values())))
+
+
+def test_smoothing_is_a_moving_mean_with_zeros_beyond_the_ends() -> None:
+    series = torch.tensor([2.0, 0.5, -0.5, 0.0, 1.0])
+    torch.testing.assert_close(smooth(series, 3), torch.tensor([1.5, 1.0, 0.0, 0.5, 1.0]) / 3)
+    assert smooth(series, 0) is series
+    assert len(smooth(series, 4)) == 5
+
+
+def test_the_challenge_file_has_the_samples_order_and_lengths(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.txt"
+    names = {"b": 3, "a": 2, "gone": 1}
+    rows = [f"{n}/{i:05d}.jpg,0,0" for n, count in names.items() for i in range(1, count + 1)]
+    sample.write_text("\n".join(["image_location,valence,arousal", *rows]) + "\n")
+    valence = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([-0.5, 0.25])}
+    arousal = {name: -x for name, x in valence.items()}
+    absent = write_challenge_file(tmp_path / "out.txt", sample, valence, arousal)
+    assert absent == ["gone"]
+    assert (tmp_path / "out.txt").read_text().splitlines() == [
+        "image_location,valence,arousal",
+        "b/00001.jpg,-0.500000,0.500000",
+        "b/00002.jpg,0.250000,-0.250000",
+        "b/00003.jpg,0.250000,-0.250000",
+        "a/00001.jpg,0.100000,-0.100000",
+        "a/00002.jpg,0.200000,-0.200000",
+        "gone/00001.jpg,0.000000,0.000000",
+    ]
+
+
+# Table, pictures, report
+
+
+def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fields of Row
+    row = Row("x", method, f"{method} & co", "valence", mean, 0.01, (mean,), 0.8, None)
+    return replace(row, **changes)
+
+
+def test_verdicts_tell_gains_and_losses_alike() -> None:
+    rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
+    told = list(verdicts([*rows, _row("rcma-stable", 0.5)]))
+    assert told == [
+        "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
+        "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
+    ]
+    assert "-0.100 valence CCC, short of +0.05" in next(verdicts([*rows, _row("rcma-stable", 0.3)]))
+    assert list(verdicts(rows)) == []
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    table = Table((_row("face", 0.4), _row("rcma", 0.3, paper=0.585)), ("so",), {"x": {}}, {"a": 1})
+    write_table(tmp_path / "table.json", table, [])
+    assert read_table(tmp_path / "table.json") == table
+    assert table.find("x", "rcma", "valence") is table.rows[1]
+    assert table.find("y", "rcma", "valence") is None
+    with pytest.raises(ValueError, match="no such table"):
+        read_table(tmp_path / "other.json")
+
+
+def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
+    rows = (_row("face", 0.4), _row("rcma", 0.3, paper=0.585))
+    plot_bars(tmp_path / "bars.png", rows, "title")
+    plot_curves(tmp_path / "curves.png", {"a": [{"epoch": 0, "loss": 1.0, "ccc": 0.1}]})
+    pictures = [(tmp_path / "bars.png", "bars <&>"), (tmp_path / "curves.png", "curves")]
+    report = tmp_path / "report.html"
+    write_report(report, Table(rows, ("it is ahead",), {}, {"window": 300}), pictures, {"seed": 0})
+    text = report.read_text()
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,30})", text)
+    assert len(sources) == 3
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|url\(|@import|<script|<link(?! rel=\"icon\")", text)
+    for wanted in ("paper, on Aff-Wild2", "0.585", "face &amp; co", "bars &lt;&amp;&gt;", "torch"):
+        assert wanted in text
+
+
+def test_only_rcma_has_correlation_maps(tmp_path: Path) -> None:
+    backbones, training, _ = _setup()
+    plot_correlations(tmp_path / "c.png", build(_run(), backbones), training, 30)
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="only a network that fuses with RCMA"):
+        plot_correlations(tmp_path / "d.png", build(_run("jca"), backbones), training, 30)
+
+
+# All of it
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tree, its features, and one network for each target."""
+    tree, out = affwild2.tree(tmp_path_factory), tmp_path_factory.mktemp("trained")
+    extract(tree, out / "features")
+    save_backbones(out / "backbones.pt", _backbones())
+    for target in ("valence", "arousal"):
+        Train(
+            out / "features",
+            out / target,
+            method="rcma-stable",
+            target=target,
+            preset="demo",
+            epochs=1,
+            cpu=True,
+            weights=Weights(demo=out / "backbones.pt"),
+        ).run(Console(quiet=True))
+    return out
+
+
+def test_from_a_tree_to_the_challenge_file(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tree = affwild2.tree(tmp_path_factory)
+    sample = tree / "CVPR_6th_ABAW_VA_test_set_sample.txt"
+    out = trained / "predictions.txt"
+    Predict(trained / "valence", trained / "arousal", sample, out, cpu=True).run(
+        Console(quiet=True)
+    )
+    rows, wanted = (path.read_text().splitlines() for path in (out, sample))
+    assert [row.split(",")[0] for row in rows] == [row.split(",")[0] for row in wanted]
+    values = np.array([row.split(",")[1:] for row in rows[1:]], float)
+    assert np.abs(values).max() <= 1
+    assert values.std() > 0
+    with pytest.raises(ValueError, match="tells arousal, not valence"):
+        Predict(trained / "arousal", trained / "valence", sample, out, cpu=True).run(Console())
+
+
+def test_a_trained_network_is_scored_with_and_without_modalities(trained: Path) -> None:
+    console = Console(record=True, quiet=False, width=100, file=(trained / "log.txt").open("w"))
+    Evaluate(trained / "valence", without=("voice",), smooth=5, cpu=True).run(console)
+    assert re.search(r"all frames: CCC -?0\.\d{4}, Pearson", console.export_text())
+    console.file.close()
+
+
+def test_saved_backbones_come_back(tmp_path: Path) -> None:
+    save_backbones(tmp_path / "b.pt", _backbones())
+    again = load_backbones(tmp_path / "b.pt")
+    for name, backbone in _backbones().items():
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(again[name].state_dict()[key], value)
+
+
+def distributed_run(out: str) -> None:
+    """Trains without dropout and noise, so that the number of processes cannot matter."""
+    from examples.affwild2.assemble import make_accelerator
+
+    preset = replace(SMALL, batch=5, feature_noise=0.0, tcn_dropout=0.0, head_dropout=0.0)
+    accelerator = make_accelerator(cpu=True)
+    train(_run(preset=preset), Path(out), *_setup(), accelerator=accelerator)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Same losses and CCC to 1e-4: sums in another order, over four epochs."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom tests.test_affwild2_training import distributed_run\n"
+        "distributed_run(sys.argv[1])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={processes}", str(script), str(tmp_path / str(processes))]
+        subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, timeout=300)
+    one, two = (_state(tmp_path / str(n))["progress"]["log"] for n in (1, 2))
+    for key in ("loss", "ccc"):
+        assert [row[key] for row in two] == pytest.approx([row[key] for row in one], abs=1e-4)
+
+
+def test_progress_starts_before_everything() -> None:
+    assert Progress().best == -np.inf
