@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any, overload
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -76,7 +77,9 @@ class ConcatFusion(nn.Module):
         joint = functional.joint_features(inputs.features)
         if self.linear is None:
             return joint
-        return zero_invalid(self.linear(joint), _any_present(_presence(inputs)))
+        present = _presence(inputs)
+        valid = None if present is None else present.any(dim=-1)
+        return zero_invalid(self.linear(joint), valid)
 
     @override
     def extra_repr(self) -> str:
@@ -264,8 +267,8 @@ class LeaderFollowerAttention(nn.Module):
         query, key, value = (_mapped(maps, inputs) for maps in (self.query, self.key, self.value))
         attended = functional.leader_follower_attention(query, key, value, present)
         leader = inputs.features[list(self.modalities.dims).index(self.leader)]
-        fused = torch.cat([leader, self.norm(attended).flatten(start_dim=2)], dim=-1)
-        return zero_invalid(fused, _any_present(present))
+        fused = torch.cat([leader, rearrange(self.norm(attended), "b l n k -> b l (n k)")], dim=-1)
+        return zero_invalid(fused, None if present is None else present.any(dim=-1))
 
     @override
     def extra_repr(self) -> str:
@@ -285,15 +288,11 @@ def _presence(inputs: Inputs) -> Tensor | None:
     if all(mask is None for mask in inputs.masks):
         return None
     whole = inputs.features[0].new_ones(inputs.features[0].shape[:2], dtype=torch.bool)
-    return torch.stack([whole if mask is None else mask for mask in inputs.masks], dim=-1)
-
-
-def _any_present(present: Tensor | None) -> Tensor | None:
-    """The steps (B, L) at which any modality is valid; None if all are."""
-    return None if present is None else present.any(dim=-1)
+    return rearrange([whole if m is None else m for m in inputs.masks], "n b l -> b l n")
 
 
 def _mapped(maps: nn.ModuleDict, inputs: Inputs) -> Tensor:
     """One linear map for each modality, side by side, (B, L, N, K); zero at invalid steps."""
     parts = zip(maps.values(), inputs.features, inputs.masks, strict=True)
-    return torch.stack([zero_invalid(linear(x), valid) for linear, x, valid in parts], dim=2)
+    mapped = [zero_invalid(linear(x), valid) for linear, x, valid in parts]
+    return rearrange(mapped, "n b l k -> b l n k")

@@ -1,0 +1,53 @@
+"""The live example says what the offline network says of the same windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from examples.live.__main__ import Options, Recogniser, offline, recording, replay, run
+from examples.watch.data import WINDOW, load_recordings
+from examples.watch.models import METHODS, SavedOptions, WatchNet, save_model
+
+
+def network(method: str) -> WatchNet:
+    """Builds a network whose fusion does something, as a trained one's does."""
+    net = WatchNet(METHODS[method], 7, dropout=0.2).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+@pytest.mark.parametrize("method", ["jca-stable", "rcma-stable", "rcma-stable-any-length"])
+def test_live_equals_offline_on_the_same_windows(method: str) -> None:
+    net = network(method)
+    streams = recording(load_recordings(), 3, WINDOW + 20)
+    recognise = Recogniser(net)
+    live = torch.stack([recognise(frame) for frame in replay(streams, fast=True)])
+    torch.testing.assert_close(live, offline(net, streams), rtol=1e-4, atol=1e-5)
+    assert recognise.newest["gyroscope"].shape[1] == WINDOW
+
+
+def test_the_command_prints_latency_and_real_time_factor(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt"
+    names = load_recordings().names
+    save_model(file, network("rcma-stable"), SavedOptions("rcma-stable", names, 0.2))
+    console = Console(record=True, width=100, quiet=False)
+    assert run(Options(model=file, frames=30, fast=True), console) < 1e-4
+    text = console.export_text()
+    for word in ("latency, 99 %", "real-time factor", "largest difference from offline"):
+        assert word in text
+
+
+def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"there is no .*none\.pt; run `python -m examples\.watch"):
+        run(Options(model=tmp_path / "none.pt"), Console(quiet=True))
+    file = tmp_path / "net.pt"
+    names = load_recordings().names
+    save_model(file, network("rcma-stable"), SavedOptions("rcma-stable", names, 0.2))
+    with pytest.raises(SystemExit, match="there is no recording 140; they are numbered 0 to 139"):
+        run(Options(model=file, recording=140), Console(quiet=True))
