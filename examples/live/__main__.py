@@ -66,7 +66,7 @@ class Recogniser:
 
 @torch.inference_mode()
 def offline(model: WatchNet, streams: dict[str, Tensor]) -> Tensor:
-    """Scores the window that ends at each frame: a whole recording (1, L, d) in, (L, classes) out."""
+    """Scores the window that ends at each frame: (1, L, d) of each sensor in, (L, classes) out."""
     features = model.encode(streams)
     length = next(iter(features.values())).shape[1]
     windows = [
