@@ -1,0 +1,1 @@
+"""Which fusion for which relation: made-up streams, every method, one budget."""
