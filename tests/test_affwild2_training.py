@@ -333,10 +333,11 @@ def test_backbones_move_only_once_they_are_free(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss_and_keeps_the_best(tmp_path: Path) -> None:
-    backbones, training, _ = _setup()
+    backbones, raw = _backbones(), _trials()
+    told = [{"face": torch.from_numpy(t.labels[:, [0, 1, 0]])} for t in raw.features]
+    training = replace(raw, modalities=("face",), encoded=told)
     preset = replace(SMALL, epochs=12, feature_noise=0.0, learning_rate=1e-2)
     run = _run("face", preset)
-    training = training.see(("face",))
     progress = train(run, tmp_path, backbones, training, training)
     assert progress.log[-1]["loss"] < progress.log[0]["loss"] - 0.1
     model = load_run(tmp_path, run, backbones)
@@ -347,10 +348,10 @@ def test_training_lowers_the_loss_and_keeps_the_best(tmp_path: Path) -> None:
 
 def test_early_stop(tmp_path: Path) -> None:
     backbones, training, validation = _setup()
-    preset = replace(SMALL, epochs=50, learning_rate=0.0, warmup="none", early_stop=3)
+    preset = replace(SMALL, epochs=50, learning_rate=1e-12, least_rate=0.0, early_stop=3)
     progress = train(_run(preset=preset), tmp_path, backbones, training, validation)
-    assert progress.epoch <= 8
     assert progress.bad == 3
+    assert progress.epoch - 1 - progress.best_epoch == 3
 
 
 # Going on
