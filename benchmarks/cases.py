@@ -17,10 +17,14 @@ Product = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Peer:
-    """Somebody else's layer; ``same`` says that it computes what ours does."""
+    """Somebody else's layer.
+
+    ``same`` says that it computes what ours does; ``settings`` where it runs, None for all.
+    """
 
     build: Callable[[nn.Module], nn.Module]
     same: bool = False
+    settings: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def recursive_case(
     steps: int = 2,
     **more: Any,  # noqa: ANN401  # fields of Case
 ) -> Case:
-    count = len(dims)
+    count, plain = len(dims), ("float32",)
     return Case(
         name,
         batch,
@@ -107,9 +111,9 @@ def recursive_case(
         {
             "transcription": Peer(lambda ours: peers.Printed(ours, count, steps), same=True),
             "MultiheadAttention": Peer(lambda _: peers.PairwiseAttention(dims, steps)),
-            "x-transformers": Peer(lambda _: peers.XTransformers(dims, steps)),
-            "LinMulT": Peer(lambda _: peers.LinearTransformer(dims)),
-            "concatenation + MLP": Peer(lambda _: peers.Concatenation(dims)),
+            "x-transformers": Peer(lambda _: peers.XTransformers(dims, steps), settings=plain),
+            "LinMulT": Peer(lambda _: peers.LinearTransformer(dims), settings=plain),
+            "concatenation + MLP": Peer(lambda _: peers.Concatenation(dims), settings=plain),
         },
         **more,
     )

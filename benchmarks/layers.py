@@ -121,6 +121,8 @@ def _entries(case: Case, setting: str, device: str, refused: list[str]) -> dict[
     ours = case.build()
     entries = {"crossfuse": Entry(ours, same=True)}
     for name, peer in case.peers.items():
+        if peer.settings is not None and setting not in peer.settings:
+            continue
         try:
             entries[name] = Entry(peer.build(ours), same=peer.same)
         except (ImportError, SyntaxError) as error:
@@ -190,8 +192,6 @@ def _timed(
     for direction in (FORWARD, BOTH) if entries else ():
         calls = {name: _call(entry, inputs, direction) for name, entry in entries.items()}
         calls[LIMIT] = _products(case, setting, device)
-        for call in calls.values():
-            call()
         timings = interleaved(calls, seconds=seconds, least=least)
         fair = timings[LIMIT].median_s * (1 if direction == FORWARD else 3)
         for name, (seconds_taken, spread, rounds) in timings.items():

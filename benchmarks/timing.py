@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, quantiles
+from timeit import Timer
 from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import timer
 
 Call = Callable[[], object]
 
@@ -39,18 +40,18 @@ def interleaved(
         least: The fewest rounds.
         most: The most.
     """
-    timers = {
-        name: Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-        for name, call in calls.items()
-    }
-    # A timing shorter than some milliseconds is repeated, to be longer than the clock is coarse.
-    first = {name: timer.timeit(1).median for name, timer in timers.items()}
+    # The Timer of torch.utils.benchmark warms up before every timing; once is enough.
+    timers = {name: Timer(call, timer=timer) for name, call in calls.items()}
+    for each in timers.values():
+        each.timeit(1)
+    # What takes less than some milliseconds is repeated, to be longer than the clock is coarse.
+    first = {name: each.timeit(1) for name, each in timers.items()}
     number = {name: max(1, min(200, int(0.01 / max(t, 1e-7)))) for name, t in first.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     begin, rounds = time.perf_counter(), 0
     while rounds < least or (rounds < most and time.perf_counter() - begin < seconds):
-        for name, timer in timers.items():
-            taken[name].append(timer.timeit(number[name]).median)
+        for name, each in timers.items():
+            taken[name].append(each.timeit(number[name]) / number[name])
         rounds += 1
     return {name: summary(times) for name, times in taken.items()}
 
@@ -62,8 +63,7 @@ def summary(times: list[float]) -> Timing:
 
 
 def peak_bytes(call: Call, device: str) -> int:
-    """The most that one call holds beyond what was there before it."""
-    call()
+    """The most that one call, not the first, holds beyond what was there before it."""
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
