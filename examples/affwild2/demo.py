@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from examples.affwild2.data import Target, Trials
 from examples.affwild2.evaluate import predict
@@ -99,7 +98,10 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
         "seed": seed,
         "kinds of data": {k: asdict(v) for k, v in kinds.items()},
     }
-    write_report(out / "report.html", table, pictures, settings)
+    note = "Tiny: two epochs on six trials exercise the machinery; the numbers mean nothing."
+    write_report(
+        out / "report.html", table, pictures, settings, note=note if size == "tiny" else None
+    )
     return table
 
 
@@ -107,7 +109,7 @@ def draw(
     out: Path, data: Data, table: Table, preset: Preset, backbones: Path
 ) -> list[tuple[Path, str]]:
     """Draws all pictures of a table's runs; returns them with what is to be seen."""
-    folder, target = out / "pictures", "valence"
+    folder = out / "pictures"
     validation = _encoded(data.features, data.name, 0, out, backbones)[1]
     run, rival = (Run(m, "valence", preset) for m in ("rcma-stable", "face"))
     pictures = [
@@ -182,8 +184,3 @@ def _logs(out: Path, data: str, preset: Preset, table: Table) -> dict[str, list[
                     for line in csv.DictReader(file)
                 ]
     return logs
-
-
-def limit_threads() -> None:
-    """One thread per process: the networks are small, and two run at a time."""
-    torch.set_num_threads(1)

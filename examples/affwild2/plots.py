@@ -14,6 +14,7 @@ from torch import Tensor
 from crossfuse import RecursiveCrossModalAttention
 from examples.affwild2.data import Target, Trials
 from examples.affwild2.folds import Window
+from examples.affwild2.methods import SHUFFLED
 from examples.affwild2.model import AffectNet
 from examples.affwild2.table import Row
 
@@ -46,7 +47,8 @@ def plot_bars(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draws the CCC of each method with its spread, every run, and the data's ceilings."""
     figure, axes = _figure(8, 0.6 + 0.36 * len(rows))
     places = np.arange(len(rows))[::-1]
-    colours = [OURS if row.method.startswith("rcma-stable") else SOFT for row in rows]
+    ours = [row.method.startswith("rcma-stable") and row.method != SHUFFLED for row in rows]
+    colours = [OURS if one else SOFT for one in ours]
     means, spreads = [row.mean for row in rows], [row.spread for row in rows]
     axes.barh(places, means, xerr=spreads, color=colours, height=0.62, ecolor=INK, capsize=2)
     for place, row in zip(places, rows, strict=True):
@@ -96,17 +98,17 @@ def plot_correlations(path: Path, model: AffectNet, trials: Trials, size: int) -
 
 def plot_curves(path: Path, logs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Draws loss and validation CCC over the epochs."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, log in logs.items():
-        epochs = [row["epoch"] + 1 for row in log]
-        left.plot(epochs, [row["loss"] for row in log], label=name)
-        right.plot(epochs, [row["ccc"] for row in log], label=name)
+    for k, (name, log) in enumerate(logs.items()):
+        epochs, colour = [row["epoch"] + 1 for row in log], mpl.colormaps["tab20"](k % 20)
+        left.plot(epochs, [row["loss"] for row in log], label=name, color=colour)
+        right.plot(epochs, [row["ccc"] for row in log], color=colour)
     left.set(xlabel="epoch", title="training loss (1 - CCC of a window)")
     right.set(xlabel="epoch", title="CCC on the validation trials")
     for axes in (left, right):
         _plain(axes)
-    right.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     _save(figure, path)
 
 

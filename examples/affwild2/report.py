@@ -28,6 +28,8 @@ def write_report(
     table: Table,
     pictures: Sequence[tuple[Path, str]],
     settings: Mapping[str, object],
+    *,
+    note: str | None = None,
 ) -> None:
     """Writes the report.
 
@@ -36,6 +38,7 @@ def write_report(
         table: Its numbers.
         pictures: PNG files and what is to be seen on each.
         settings: How the run was made.
+        note: What a reader must know first.
     """
     sections = [
         _paragraph(
@@ -44,6 +47,7 @@ def write_report(
             "across that line. A ceiling is the correlation that the best possible model reaches "
             "with what the row sees, computed from how the data was made."
         ),
+        *([] if note is None else [_paragraph(html.escape(note))]),
         "<h2>Is fusion ahead?</h2><ul>",
         *(f"<li>{html.escape(line)}</li>" for line in table.verdicts),
         "</ul>",
