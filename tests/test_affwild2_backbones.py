@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from examples.affwild2 import backbones
 from examples.affwild2.backbones import IR50, DemoFaces, DemoVoice, DemoWords, VGGish
 from examples.affwild2.layout import DamagedFile
-from torch import Tensor, nn
 
 
 def _skeleton(module: type[nn.Module]) -> nn.Module:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from examples.affwild2 import ceilings, faces, latents, layout, lexicon, speech, voice
 from examples.affwild2.__main__ import main
 from examples.affwild2.audio import log_mel, patch_rows, read_audio
@@ -18,9 +21,6 @@ from examples.affwild2.generate import make_data
 from examples.affwild2.latents import FPS, Cue, Floats, Latents, Switches
 from examples.affwild2.text import read_transcript
 from examples.affwild2.video import read_faces
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests import affwild2
 
 seeds = st.integers(0, 2**32 - 1)

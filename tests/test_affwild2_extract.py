@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from examples.affwild2 import audio, layout, text, video
-from examples.affwild2.__main__ import Extract
-from examples.affwild2.extract import ExtractOptions, Report, extract
-from examples.affwild2.features import Features, load_features
-from examples.affwild2.layout import DamagedFile
-from examples.affwild2.text import Word
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from examples.affwild2 import audio, layout, text, video
+from examples.affwild2.__main__ import Extract
+from examples.affwild2.extract import ExtractOptions, Report, extract
+from examples.affwild2.features import Features, load_features
+from examples.affwild2.layout import DamagedFile
+from examples.affwild2.text import Word
 from tests import affwild2
 
 seeds = st.integers(0, 2**32 - 1)
