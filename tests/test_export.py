@@ -117,18 +117,16 @@ def run_session(session: Any, arguments: object) -> list[Any]:  # noqa: ANN401 -
     return outputs
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["RecursiveCrossModalAttention", "JointCrossAttention", "TemporalConvNet", "CrossAttention"],
-)
+@pytest.mark.parametrize("name", SPECIMENS)
 @torch.no_grad()
 def test_onnxruntime_gives_the_same_numbers(name: str, tmp_path: Path) -> None:
     specimen = SPECIMENS[name]
     module = specimen.module()
-    program = exported(module, specimen.arguments(TRACED, True))
+    masked = specimen.takes_mask
+    program = exported(module, specimen.arguments(TRACED, masked))
     session = run_onnx(program, tmp_path / "module.onnx")
     for sizes in SIZES:
-        arguments = specimen.arguments(sizes, True)
+        arguments = specimen.arguments(sizes, masked)
         actual = run_session(session, arguments)
         same_values(actual, module(*arguments), f"batch and length {sizes}")
 
