@@ -398,9 +398,13 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     _assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("stop", [1, 3])
-def test_a_run_resumes_in_any_epoch_and_stage(tmp_path: Path, stop: int) -> None:
-    preset = replace(SMALL, releases=1, least_rate=1.0, patience=0, reload_best=True, augment=True)
+@pytest.mark.parametrize(("stop", "release_each_epoch"), [(1, True), (3, False)])
+def test_a_run_resumes_in_any_epoch_and_stage(
+    tmp_path: Path, stop: int, release_each_epoch: bool
+) -> None:
+    preset = replace(SMALL, patience=0, reload_best=True, augment=True)
+    if release_each_epoch:
+        preset = replace(preset, releases=1, least_rate=1.0)
     train(_run(preset=preset), tmp_path / "whole", *_setup())
     real, epochs = _Session.finish_epoch, itertools.count(1)
 
