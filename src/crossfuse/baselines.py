@@ -56,7 +56,7 @@ class ConcatFusion(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = ModalitySet("ConcatFusion", dims)
+        self.modalities: ModalitySet = ModalitySet("ConcatFusion", dims)
         self.out_features = out_features
         self.linear: nn.Linear | None = None
         if out_features is not None:
@@ -144,10 +144,10 @@ class CrossAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = ModalitySet("CrossAttention", dims, least=2)
+        self.modalities: ModalitySet = ModalitySet("CrossAttention", dims, least=2)
         check_positive("CrossAttention", "temperature", temperature)
         self.temperature = temperature
-        self.weights = nn.ModuleDict()
+        self.weights: nn.ModuleDict = nn.ModuleDict()
         for (one, one_dim), (other, dim) in combinations(self.modalities.dims.items(), 2):
             if one not in self.weights:
                 self.weights[one] = _Weights()
@@ -241,17 +241,19 @@ class LeaderFollowerAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = ModalitySet("LeaderFollowerAttention", dims)
+        self.modalities: ModalitySet = ModalitySet("LeaderFollowerAttention", dims)
         check_size("LeaderFollowerAttention", "width", width)
         self.width = width
-        self.leader = str(leader)
+        self.leader: str = str(leader)
         each = self.modalities.dims
         check_choice("LeaderFollowerAttention", "leader", self.leader, each)
-        self.query, self.key, self.value = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.query: nn.ModuleDict = nn.ModuleDict()
+        self.key: nn.ModuleDict = nn.ModuleDict()
+        self.value: nn.ModuleDict = nn.ModuleDict()
         for maps in (self.query, self.key, self.value):
             for name, dim in each.items():
                 maps[name] = nn.Linear(dim, width, device=device, dtype=dtype)
-        self.norm = nn.LayerNorm((len(each), width), device=device, dtype=dtype)
+        self.norm: nn.LayerNorm = nn.LayerNorm((len(each), width), device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""

@@ -155,8 +155,8 @@ class MissingTokens(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = ModalitySet("MissingTokens", dims)
-        self.tokens = nn.ModuleDict(
+        self.modalities: ModalitySet = ModalitySet("MissingTokens", dims)
+        self.tokens: nn.ModuleDict = nn.ModuleDict(
             {name: _Token(dim, device, dtype) for name, dim in self.modalities.dims.items()}
         )
 

@@ -49,7 +49,7 @@ class PerModality(nn.Module):
 
     def __init__(self, modules: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
         super().__init__()
-        self.structure = Structure(_NAME, "modules", modules)
+        self.structure: Structure = Structure(_NAME, "modules", modules)
         named = named_entries(_NAME, "modules", modules)
         for name, module in named.items():
             if not isinstance(module, nn.Module):
@@ -61,7 +61,7 @@ class PerModality(nn.Module):
                     expected="a torch.nn.Module",
                     hint="nn.Identity() passes a modality through",
                 )
-        self.branches = nn.ModuleDict(named)
+        self.branches: nn.ModuleDict = nn.ModuleDict(named)
         self._takes_mask = {
             name: "mask" in signature(module.forward).parameters for name, module in named.items()
         }
