@@ -78,8 +78,7 @@ class ConcatFusion(nn.Module):
         if self.linear is None:
             return joint
         present = _presence(inputs)
-        valid = None if present is None else present.any(dim=-1)
-        return zero_invalid(self.linear(joint), valid)
+        return zero_invalid(self.linear(joint), None if present is None else present.any(dim=-1))
 
     @override
     def extra_repr(self) -> str:
