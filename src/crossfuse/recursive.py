@@ -53,7 +53,7 @@ class RecursiveCrossModalAttention(nn.Module):
             of its valid part), :math:`X_i F_i C_i` is divided by :math:`\sqrt{d_i}`, and
             :math:`O_i` starts at 0. The layer is the identity at first, and what a step adds does
             not grow with the features. Two sensors on people never seen (``examples/watch``): 80 %
-            right, 49 as printed, 79 by concatenation; the study of each departure is there.
+            right, 47 as printed, 79 by concatenation; the study of each departure is there.
         gate: Put a :class:`DynamicGate` between each modality's input and its result.
         checkpoint: Compute each step again in the backward pass: the same numbers, more time. At
             B 4, L 300, 512/128/512 a step keeps 5 MiB, not 58 (``benchmarks.checkpoint_memory``).
