@@ -16,13 +16,18 @@ import torch
 from docs.diagrams import FOLDER, THEMES, Theme
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import nn
 
 import crossfuse
 
 ROOT = Path(__file__).parents[1]
 WATCH = ROOT / "examples" / "watch" / "results" / "full.json"
+WHICH = ROOT / "examples" / "which_fusion" / "results" / "runs.json"
+AFFWILD2 = ROOT / "examples" / "affwild2" / "results" / "table.json"
 GROWTH = ROOT / "benchmarks" / "results" / "growth_of_features.json"
+LAYER_TIMES = ROOT / "benchmarks" / "results" / "layers-cpu.json"
+SIZE_TIMES = ROOT / "benchmarks" / "results" / "growth-cpu.json"
 WIDTH = 128  # features of each modality where the sizes are counted
 
 LAYERS: dict[str, Callable[[list[int], int], nn.Module]] = {
@@ -96,13 +101,142 @@ def draw_watch(figure: Figure) -> None:
     axes.invert_yaxis()
 
 
+# The rows and columns of the picture, by the names in the results file.
+FUSIONS = {
+    "best": "best attainable",
+    "average": "mean of three predictions",
+    "concatenation": "concatenation",
+    "pairwise": "pairwise MultiheadAttention",
+    "self": "self-attention, concatenated",
+    "leader": "leader-follower",
+    "cross": "cross-attention",
+    "jca-stable": "JCA, stable",
+    "rcma": "RCMA as printed",
+    "rcma-stable": "RCMA, stable",
+    "rcma-stable-identity": "RCMA, stable, T from identity",
+    "rcma-stable-any": "RCMA, stable, length=None",
+    "rcma-stable-any-all": "… and joint of all",
+    "rcma-stable-unaligned": "RCMA, stable, own lengths",
+}
+RELATED = {
+    "same": "same\nevery-\nwhere",
+    "sign": "sign\nper\nwindow",
+    "negated": "sign flips,\nwith a\ncue",
+    "missing": "strong\nstream\nmissing",
+    "lengths": "sign,\nown\nlengths",
+}
+
+
+def draw_which(figure: Figure) -> None:
+    """Concordance of each fusion with a signal hidden by each relation, as a table of shades."""
+    from examples.which_fusion.report import AHEAD, BEHIND, cells
+    from examples.which_fusion.train import Run
+
+    table = cells([Run(**run) for run in json.loads(WHICH.read_text())["runs"]])
+    axes = figure.subplots()
+    for row, fusion in enumerate(FUSIONS):
+        for column, relation in enumerate(RELATED):
+            cell = table.get((relation, fusion))
+            if cell is None:
+                axes.text(column, row, "–", ha="center", va="center")
+                continue
+            share = cell.mean / table[relation, "best"].mean
+            shade = Rectangle((column - 0.5, row - 0.5), 1, 1, alpha=0.55 * max(share, 0) ** 3)
+            shade.set(facecolor="C0" if fusion != "best" else "C7", linewidth=0)
+            axes.add_patch(shade)
+            weight = "bold" if cell.mark == AHEAD else "normal"
+            style = "italic" if cell.mark == BEHIND else "normal"
+            text = f"{cell.mean:.2f}"
+            axes.text(column, row, text, ha="center", va="center", weight=weight, style=style)
+    axes.set(xlim=(-0.5, len(RELATED) - 0.5), ylim=(len(FUSIONS) - 0.5, -0.5))
+    axes.set(xticks=range(len(RELATED)), xticklabels=RELATED.values())
+    axes.set(yticks=range(len(FUSIONS)), yticklabels=FUSIONS.values())
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", labelsize=9)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def draw_affwild2(figure: Figure) -> None:
+    """Concordance of valence for every method of the Aff-Wild2 demo, and what can be reached."""
+    rows = [row for row in json.loads(AFFWILD2.read_text())["rows"] if row["target"] == "valence"]
+    kinds = list(dict.fromkeys(row["data"] for row in rows))
+    kind = "both" if "both" in kinds else kinds[0]
+    shown = sorted((row for row in rows if row["data"] == kind), key=_reached, reverse=True)
+    axes = figure.subplots()
+    for place, row in enumerate(shown):
+        _interval(axes, place, row["mean"], row["spread"], digits=2)
+        if row["ceiling"] is not None:
+            axes.plot(row["ceiling"], place, "|", color="C3", markersize=14)
+    axes.plot([], [], "|", color="C3", markersize=10, label="best attainable")
+    names = [row["title"] for row in shown]
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="CCC of valence")
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper right", frameon=False)
+
+
+def _reached(row: dict[str, Any]) -> float:
+    return float(row["mean"])
+
+
+def draw_speed(figure: Figure) -> None:
+    """A training step at the paper's sizes, beside others that fuse the same streams."""
+    told = json.loads(LAYER_TIMES.read_text())["rows"]
+    rows = [
+        row
+        for row in told
+        if (row["case"], row["dtype"], row["precision"], row["direction"])
+        == ("rcma-paper", "float32", "highest", "forward+backward")
+        and row["impl"] != "matrix products"
+    ]
+    rows.sort(key=lambda row: float(row["median_s"]))
+    axes = figure.subplots()
+    times = [1e3 * row["median_s"] for row in rows]
+    ours = ["C0" if row["impl"] == "crossfuse" else "C7" for row in rows]
+    spreads = [1e3 * row["spread_s"] for row in rows]
+    bars = axes.barh(range(len(rows)), times, xerr=spreads, color=ours, ecolor="C7", height=0.6)
+    axes.bar_label(bars, fmt=" %.0f", padding=4)
+    names = [_implementation(row) for row in rows]
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="ms, forward and backward")
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+
+
+def _implementation(row: dict[str, Any]) -> str:
+    name = {"crossfuse": "RCMA", "transcription": "RCMA, transcribed"}.get(row["impl"], row["impl"])
+    return f"{name}{', compiled' if row['compiled'] else ''}"
+
+
+def draw_sizes(figure: Figure) -> None:
+    """How long a training step takes against the length and against the number of modalities."""
+    curves = json.loads(SIZE_TIMES.read_text())["curves"]
+    panels = {
+        "L": ("length L (3 modalities)", {"dense T": "RCMA", "length=None": "RCMA, length=None"}),
+        "N": ("modalities N (L = 300)", {"RCMA": "RCMA"}),
+    }
+    for axes, (size, (words, names)) in zip(figure.subplots(2, 1), panels.items(), strict=True):
+        for curve, mark in zip((c for c in curves if c["against"] == size), MARKS, strict=False):
+            times = [1e3 * seconds for seconds in curve["median_s"]]
+            label = names.get(curve["name"], curve["name"])
+            axes.plot(curve["sizes"], times, mark, label=label, markersize=4)
+        axes.set(xscale="log", yscale="log", xlabel=words)
+        sizes = sorted({n for c in curves if c["against"] == size for n in c["sizes"]})
+        axes.set(xticks=sizes, xticklabels=sizes)
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+    figure.supylabel("ms, forward and backward", fontsize=10)
+
+
 def _mean(entry: tuple[str, dict[int, list[float]]]) -> float:
     return fmean(value for folds in entry[1].values() for value in folds)
 
 
-def _interval(axes: Axes, row: int, mean: float, spread: float) -> None:
+def _interval(axes: Axes, row: int, mean: float, spread: float, *, digits: int = 1) -> None:
     axes.errorbar(mean, row, xerr=spread, fmt="o", capsize=3, color="C0")
-    axes.annotate(f"{mean:.1f}", (mean, row), (0, 6), textcoords="offset points", ha="center")
+    axes.annotate(
+        f"{mean:.{digits}f}", (mean, row), (0, 6), textcoords="offset points", ha="center"
+    )
 
 
 # The function that draws, the file it reads (None for none), and the height.
@@ -110,6 +244,10 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
     "parameters": (draw_parameters, None, 6.4),
     "growth": (draw_growth, GROWTH, 5.6),
     "watch-accuracy": (draw_watch, WATCH, 3.6),
+    "which-fusion": (draw_which, WHICH, 4.6),
+    "affwild2-valence": (draw_affwild2, AFFWILD2, 4.8),
+    "speed": (draw_speed, LAYER_TIMES, 2.8),
+    "sizes": (draw_sizes, SIZE_TIMES, 5.6),
 }
 
 
