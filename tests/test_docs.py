@@ -12,9 +12,12 @@ import torch
 from docs import diagrams
 
 from crossfuse import TemporalConvNet
+from tests.zoo import foreign_warnings_silenced
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+README, INDEX = ROOT / "README.md", ROOT / "docs" / "index.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
+SLOW = {"deployment.md"}  # a C++ compiler takes most of a minute
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -24,20 +27,34 @@ def blocks(page: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, m.start(1)) + 1, m.group(1)) for m in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_the_code_on_the_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what a page writes must not land in the checkout
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
-    for line, source in blocks(page):
-        code = compile("\n" * (line - 1) + source, str(page), "exec")
-        exec(code, names)
+    with foreign_warnings_silenced():
+        for line, source in blocks(page):
+            code = compile("\n" * (line - 1) + source, str(page), "exec")
+            exec(code, names)
+    torch.compiler.reset()
 
 
-def test_the_readme_has_code() -> None:
-    assert blocks(ROOT / "README.md"), "the README shows no Python"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_code_on_the_page_is_left_out(page: Path) -> None:
+    """A fence that says Python in another way, or is indented, would be shown and not run."""
+    fences = re.findall(r"^\s*```\s*(py\S*)", page.read_text(), re.MULTILINE)
+    assert len(fences) == len(blocks(page)), f"{fences} on a page with {len(blocks(page))} blocks"
+
+
+def test_the_first_example_is_the_same_on_the_readme_and_on_the_site() -> None:
+    (readme, *_), (index, *_) = blocks(README), blocks(INDEX)
+    assert readme[1] == index[1]
 
 
 def test_a_broken_block_is_noticed(tmp_path: Path) -> None:
