@@ -25,7 +25,13 @@ class TemporalState(NamedTuple):
     """What a :class:`TemporalConvNet` remembers between two chunks of a stream.
 
     Attributes:
-        contexts: The last inputs of each convolution, (B, features, steps) each.
+        contexts: The last inputs of each convolution, (B, features, steps) each: two for each
+            block, of ``(kernel_size - 1) * dilation`` steps. Zeros are the beginning of a stream.
+
+    Example:
+        >>> _, state = TemporalConvNet(3, [4]).stream(torch.randn(2, 10, 3))
+        >>> [context.shape for context in state.contexts]
+        [torch.Size([2, 3, 4]), torch.Size([2, 4, 4])]
     """
 
     contexts: tuple[Tensor, ...]
@@ -36,7 +42,10 @@ class TemporalConvNet(nn.Module):
 
     Block k has two convolutions of dilation :math:`2^k`, with weight normalisation, each followed
     by LeakyReLU(0.01) and dropout; the block's input is added (through a 1×1 convolution where
-    widths differ) and a last LeakyReLU follows.
+    widths differ) and a last LeakyReLU follows. A causal convolution with s taps of weights
+    :math:`W_n` is
+
+    .. math:: y_t = b + \sum_{n=0}^{s-1} W_n\, x_{t - 2^k (s - 1 - n)}
 
     Args:
         dim: Features d of the input.

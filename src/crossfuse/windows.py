@@ -19,6 +19,11 @@ class Windows(NamedTuple):
     Attributes:
         windows: (n, S, ...); zero where a window reaches beyond the recording.
         mask: Bool (n, S), **True = valid**: the steps that lie in the recording.
+
+    Example:
+        >>> cut = gather_windows(torch.randn(5, 8), [0, 3], 3)
+        >>> cut.windows.shape, cut.mask.shape
+        (torch.Size([2, 3, 8]), torch.Size([2, 3]))
     """
 
     windows: Tensor

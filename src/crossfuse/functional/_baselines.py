@@ -24,6 +24,11 @@ def cross_correlation(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 
     Returns:
         The correlation :math:`Z_{ij}`, (B, L, L), steps of i by steps of j.
+
+    Example:
+        >>> x, other = torch.randn(2, 9, 4), torch.randn(2, 9, 3)
+        >>> cross_correlation(x, other, torch.randn(4, 3)).shape
+        torch.Size([2, 9, 9])
     """
     return x @ weight @ other.mT
 
@@ -45,6 +50,12 @@ def cross_attention(
 
     Returns:
         :math:`A_{ij}^\top X_i`, (B, L, d_i), one row for each step of j.
+
+    Example:
+        >>> x = torch.randn(2, 9, 4)
+        >>> found = cross_attention(x, torch.zeros(2, 9, 9))
+        >>> torch.allclose(found[:, 0], x.mean(dim=1))  # no correlation: the mean over the steps
+        True
     """
     scores = correlation / temperature
     if valid is not None:
@@ -66,6 +77,11 @@ def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
 
     Returns:
         The attended features :math:`X_i'`, (B, L, d_i), in (-1, 1).
+
+    Example:
+        >>> x = torch.randn(2, 9, 4)
+        >>> torch.equal(cross_attended_features(x, [-x, -x]), torch.zeros(2, 9, 4))
+        True
     """
     total = attended[0]
     for one in attended[1:]:
@@ -90,6 +106,11 @@ def leader_follower_attention(
 
     Returns:
         The attended values, (B, L, N, K), zero for a modality that takes no part.
+
+    Example:
+        >>> query, key, value = torch.randn(3, 2, 9, 3, 8)  # three modalities, width 8
+        >>> leader_follower_attention(query, key, value).shape
+        torch.Size([2, 9, 3, 8])
     """
     scores = key @ query.mT * query.shape[-1] ** -0.5
     if present is None:

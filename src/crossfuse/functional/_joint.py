@@ -28,6 +28,11 @@ def joint_attention_map(
 
     Returns:
         The attention map :math:`H`, (B, d, K), not negative.
+
+    Example:
+        >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
+        >>> joint_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
+        torch.Size([2, 4, 5])
     """
     return torch.relu_(mix(own.mT * scale, x).mT + correlation @ (joint * scale))
 
@@ -49,5 +54,10 @@ def joint_attended_features(
 
     Returns:
         The attended features :math:`X'`, (B, L, d).
+
+    Example:
+        >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 4, 5)
+        >>> joint_attended_features(x, attention, torch.randn(5, 9)).shape
+        torch.Size([2, 9, 4])
     """
     return x + torch.dropout(mix(output.mT, attention.mT), dropout, train=True)

@@ -15,7 +15,22 @@ from crossfuse.functional._products import correlate, spread
 
 
 def joint_features(features: Sequence[Tensor]) -> Tensor:
-    """Puts features (B, L, d_j) side by side: the joint J (B, L, D), with D the sum of d_j."""
+    r"""Puts features side by side: the joint of a modality.
+
+    .. math:: J_i = [X_j]_{j \ne i} \quad\text{or}\quad J_i = [X_1, \ldots, X_N]
+
+    The joint of RCMA: all others in arXiv v1, all modalities in later versions and in JCA.
+
+    Args:
+        features: Those of the modalities in it, (B, L, d_j) each.
+
+    Returns:
+        The joint :math:`J`, (B, L, D), with D the sum of d_j.
+
+    Example:
+        >>> joint_features([torch.randn(2, 9, 5), torch.randn(2, 9, 2)]).shape
+        torch.Size([2, 9, 7])
+    """
     return features[0] if len(features) == 1 else torch.cat(list(features), dim=-1)
 
 
@@ -33,6 +48,11 @@ def joint_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
+
+    Example:
+        >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
+        >>> joint_correlation(x, joint, torch.randn(9, 9)).shape
+        torch.Size([2, 4, 7])
     """
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
@@ -54,6 +74,11 @@ def unaligned_correlation(
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
+
+    Example:
+        >>> x, others = torch.randn(2, 9, 4), [torch.randn(2, 30, 5), torch.randn(2, 6, 2)]
+        >>> unaligned_correlation(x, others, [torch.randn(9, 30), torch.randn(9, 6)]).shape
+        torch.Size([2, 4, 7])
     """
     scale = sum(other.shape[-1] for other in others) ** -0.5
     blocks = [correlate(x, other, t * scale) for other, t in zip(others, temporals, strict=True)]
@@ -75,6 +100,11 @@ def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tenso
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1).
+
+    Example:
+        >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
+        >>> timeless_correlation(x, joint, torch.tensor([9, 5])).shape
+        torch.Size([2, 4, 7])
     """
     if isinstance(count, Tensor):
         # Halves hold no count above 2048 exactly, so the root is taken in single precision.
@@ -107,6 +137,11 @@ def attention_map(
 
     Returns:
         The attention map :math:`H`, (B, L, D), not negative.
+
+    Example:
+        >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
+        >>> attention_map(x, correlation, torch.randn(4, 4)).shape
+        torch.Size([2, 9, 7])
     """
     return torch.relu_(spread(x, correlation, feature * scale, longest))
 
@@ -128,5 +163,10 @@ def attended_features(
 
     Returns:
         The attended features :math:`X'`, (B, L, d).
+
+    Example:
+        >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 9, 7)
+        >>> attended_features(x, attention, torch.randn(7, 4)).shape
+        torch.Size([2, 9, 4])
     """
     return x + torch.dropout(attention @ output, dropout, train=True)
