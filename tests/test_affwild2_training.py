@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,80 +16,35 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from torch import Tensor, nn
 
-from examples.affwild2.__main__ import Evaluate, Predict, Train
-from examples.affwild2.assemble import Weights, run_from
+from crossfuse import ConcordanceLoss
 from examples.affwild2.batch_norm import MaskedBatchNorm
-from examples.affwild2.data import Trials, encode, shuffle_partners
-from examples.affwild2.evaluate import predict, score, smooth, write_challenge_file
-from examples.affwild2.extract import extract
-from examples.affwild2.features import Features
+from examples.affwild2.challenge import read_sample_lengths, write_challenge_file
+from examples.affwild2.data import Batch, Trials, encode, shuffle_partners
+from examples.affwild2.evaluate import predict, score, smooth
 from examples.affwild2.folds import Window, list_windows, make_fold
+from examples.affwild2.layout import DamagedFile
 from examples.affwild2.methods import METHODS, MODALITIES, find_method
-from examples.affwild2.plots import plot_bars, plot_correlations, plot_curves
 from examples.affwild2.presets import AUTHORS, DEMO, PAPER, Preset
-from examples.affwild2.pretrain import build_backbones, load_backbones, save_backbones
-from examples.affwild2.report import write_report
-from examples.affwild2.table import Row, Table, read_table, verdicts, write_table
-from examples.affwild2.train import (
+from examples.affwild2.runs import (
     CHECKPOINT,
     LOG,
     Progress,
     Run,
-    _Session,
     build,
     load_run,
     read_checkpoint,
-    train,
-    warmup_rate,
+    run_from,
 )
-from tests import affwild2
+from examples.affwild2.schedule import release, set_training, warmup_rate
+from examples.affwild2.train import _Session, train
+from tests.affwild2 import SMALL
+from tests.affwild2 import backbones as _backbones
+from tests.affwild2 import features as _features
+from tests.affwild2 import trials as _trials
 
 REPOSITORY = Path(__file__).parent.parent
-SMALL = replace(
-    DEMO,
-    window=30,
-    hop=20,
-    train_hop=20,
-    batch=4,
-    epochs=4,
-    widths=((5,), (4,), (3,)),
-    head_width=6,
-)
-
-
-def _features(name: str, frames: int, *, sound: bool = True, seed: int = 0) -> Features:
-    rng = np.random.default_rng([seed, frames])
-    return Features(
-        name=name,
-        partition="train",
-        source=name,
-        fps=15.0,
-        frames=frames,
-        index=np.arange(frames),
-        labels=np.clip(rng.normal(0, 0.4, (frames, 2)), -1, 1).astype(np.float32),
-        valid=rng.random(frames) < 0.9,
-        faces=rng.integers(0, 255, (frames, 48, 48, 3), np.uint8),
-        face_present=np.ones(frames, bool),
-        mel=rng.normal(size=(7 * frames + 96, 64)).astype(np.float32) if sound else None,
-        mel_rows=np.arange(frames) * 6,
-        word_ids=rng.integers(1, 1024, 9),
-        word_vectors=None,
-        word_index=rng.integers(-1, 9, frames).astype(np.int32),
-    )
-
-
-def _trials(lengths: tuple[int, ...] = (47, 30, 12, 64), seed: int = 0) -> Trials:
-    made = [_features(f"t{i}", length, seed=seed + i) for i, length in enumerate(lengths)]
-    return Trials(made, MODALITIES)
-
-
-def _backbones() -> dict[str, nn.Module]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return dict(build_backbones())
 
 
 def _setup(seed: int = 0) -> tuple[dict[str, nn.Module], Trials, Trials]:
@@ -321,6 +275,78 @@ def test_a_stage_frees_its_groups_and_no_others(tmp_path: Path) -> None:
         assert optimised == {id(p) for p in session.model.parameters() if p.requires_grad}
 
 
+class Normed(nn.Module):
+    """A backbone of two groups with batch normalisation and dropout; the last is freed first."""
+
+    dim = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.1)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def release_groups(self) -> list[list[nn.Parameter]]:
+        return [list(part.parameters()) for part in reversed(self.groups)]
+
+
+@pytest.mark.parametrize("keep_frozen", [True, False])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_frozen_layers_keep_their_statistics(stage: int, keep_frozen: bool) -> None:
+    """Item 24: of a backbone that is half free, the frozen half does not move."""
+    model = build(_run("face"), {"face": Normed()})
+    release(model, stage)
+    set_training(model, keep_frozen=keep_frozen)
+    groups = model.backbones.branches["face"].get_submodule("backbone.groups")
+    free = [stage > 1, stage > 0]
+    training = [part.get_submodule("0").training for part in groups.children()]
+    assert training == (free if keep_frozen else [True, True])
+    assert model.encoders.training
+    assert model.head.training
+
+
+def test_only_padding_counts_beside_what_is_valid(tmp_path: Path) -> None:
+    """Loss on padding counts frames beyond the end as zeros, but never frames nobody rated."""
+    session = _session(tmp_path, replace(SMALL, loss_on_padding=True, learning_rate=0.0))
+    session.begin_stage(0)
+    given: list[Tensor] = []
+
+    class Spy(ConcordanceLoss):
+        def forward(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+            given.extend([] if mask is None else [mask])
+            return super().forward(prediction, target, mask)
+
+    session.loss = Spy()
+    trials = _trials((12, 40))
+    batch = trials.batch([Window(0, 0), Window(1, 5)], 30, "valence")
+    session._step(replace(batch, streams=_encoded_streams(batch)), 2, 2, encoded=True)
+    (valid,) = given
+    short, long = (torch.from_numpy(trial.valid) for trial in trials.features)
+    assert valid[0].tolist() == short.tolist() + [True] * 18
+    assert valid[1].tolist() == long[5:35].tolist()
+    assert not valid.all()
+
+
+def _encoded_streams(batch: Batch) -> dict[str, Tensor]:
+    widths = {"face": 2, "voice": 4, "words": 3}
+    return {name: torch.randn(2, 30, width) for name, width in widths.items()}
+
+
+def test_the_joint_of_rcma_is_the_presets() -> None:
+    for joint, method, expected in (
+        ("others", "rcma", "others"),
+        ("all", "rcma", "all"),
+        ("others", "rcma-all", "all"),
+        ("all", "rcma-stable", "others"),
+    ):
+        preset = replace(SMALL, joint=joint)  # type: ignore[arg-type]  # one of the two
+        fusion = find_method(method).fusion({"a": 2, "b": 3}, preset)
+        assert fusion.joint == expected
+
+
 def test_backbones_move_only_once_they_are_free(tmp_path: Path) -> None:
     backbones, training, validation = _setup()
     before = {k: v.clone() for k, v in backbones["face"].state_dict().items()}
@@ -521,113 +547,48 @@ def test_the_challenge_file_has_the_samples_order_and_lengths(tmp_path: Path) ->
     ]
 
 
-# Table, pictures, report
-
-
-def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fields of Row
-    row = Row("x", method, f"{method} & co", "valence", mean, 0.01, (mean,), 0.8, None)
-    return replace(row, **changes)
-
-
-def test_verdicts_tell_gains_and_losses_alike() -> None:
-    rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
-    told = list(verdicts([*rows, _row("rcma-stable", 0.5)]))
-    assert told == [
-        "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
-        "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
+def test_the_challenge_file_keeps_the_samples_own_rows(tmp_path: Path) -> None:
+    """Rows that skip frames, or take turns, name the same frames in what is written."""
+    sample = tmp_path / "sample.txt"
+    rows = ["a/00003.jpg", "b/00001.jpg", "a/00002.jpg"]
+    sample.write_text("\n".join(["image_location,valence,arousal", *(f"{r},0,0" for r in rows)]))
+    assert read_sample_lengths(sample) == {"a": 3, "b": 1}
+    told = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([0.9])}
+    write_challenge_file(tmp_path / "out.txt", sample, told, told)
+    written = [line.split(",")[:2] for line in (tmp_path / "out.txt").read_text().splitlines()[1:]]
+    assert written == [
+        ["a/00003.jpg", "0.300000"],
+        ["b/00001.jpg", "0.900000"],
+        ["a/00002.jpg", "0.200000"],
     ]
-    assert "-0.100 valence CCC, short of +0.05" in next(verdicts([*rows, _row("rcma-stable", 0.3)]))
-    assert list(verdicts(rows)) == []
 
 
-def test_a_table_survives_its_file(tmp_path: Path) -> None:
-    table = Table((_row("face", 0.4), _row("rcma", 0.3, paper=0.585)), ("so",), {"x": {}}, {"a": 1})
-    write_table(tmp_path / "table.json", table, [])
-    assert read_table(tmp_path / "table.json") == table
-    assert table.find("x", "rcma", "valence") is table.rows[1]
-    assert table.find("y", "rcma", "valence") is None
-    with pytest.raises(ValueError, match="no such table"):
-        read_table(tmp_path / "other.json")
+@pytest.mark.parametrize("row", ["a,0,0", "/00001.jpg,0,0", "a/x.jpg,0,0", "a/00000.jpg,0,0", ""])
+def test_a_damaged_row_of_the_sample_is_told(tmp_path: Path, row: str) -> None:
+    sample = tmp_path / "sample.txt"
+    sample.write_text(f"image_location,valence,arousal\n{row}\na/00001.jpg,0,0\n")
+    with pytest.raises(DamagedFile, match=r"line 2 must be 'trial/00001\.jpg,0,0', found"):
+        read_sample_lengths(sample)
 
 
-def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
-    rows = (_row("face", 0.4), _row("rcma", 0.3, paper=0.585))
-    plot_bars(tmp_path / "bars.png", rows, "title")
-    plot_curves(tmp_path / "curves.png", {"a": [{"epoch": 0, "loss": 1.0, "ccc": 0.1}]})
-    pictures = [(tmp_path / "bars.png", "bars <&>"), (tmp_path / "curves.png", "curves")]
-    report = tmp_path / "report.html"
-    write_report(report, Table(rows, ("it is ahead",), {}, {"window": 300}), pictures, {"seed": 0})
-    text = report.read_text()
-    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,30})", text)
-    assert len(sources) == 3
-    assert all(source.startswith("data:") for source in sources)
-    assert not re.search(r"https?://|url\(|@import|<script|<link(?! rel=\"icon\")", text)
-    for wanted in ("paper, on Aff-Wild2", "0.585", "face &amp; co", "bars &lt;&amp;&gt;", "torch"):
-        assert wanted in text
+# Several processes, less precision
 
 
-def test_only_rcma_has_correlation_maps(tmp_path: Path) -> None:
-    backbones, training, _ = _setup()
-    plot_correlations(tmp_path / "c.png", build(_run(), backbones), training, 30)
-    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="only a network that fuses with RCMA"):
-        plot_correlations(tmp_path / "d.png", build(_run("jca"), backbones), training, 30)
+def test_half_precision_trains(tmp_path: Path) -> None:
+    from accelerate.state import AcceleratorState  # type: ignore[import-untyped]  # no types
 
+    from examples.affwild2.assemble import make_accelerator
 
-# All of it
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny tree, its features, and one network for each target."""
-    tree, out = affwild2.tree(tmp_path_factory), tmp_path_factory.mktemp("trained")
-    extract(tree, out / "features")
-    save_backbones(out / "backbones.pt", _backbones())
-    for target in ("valence", "arousal"):
-        Train(
-            out / "features",
-            out / target,
-            method="rcma-stable",
-            target=target,
-            preset="demo",
-            epochs=1,
-            cpu=True,
-            weights=Weights(demo=out / "backbones.pt"),
-        ).run(Console(quiet=True))
-    return out
-
-
-def test_from_a_tree_to_the_challenge_file(
-    trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    tree = affwild2.tree(tmp_path_factory)
-    sample = tree / "CVPR_6th_ABAW_VA_test_set_sample.txt"
-    out = trained / "predictions.txt"
-    Predict(trained / "valence", trained / "arousal", sample, out, cpu=True).run(
-        Console(quiet=True)
-    )
-    rows, wanted = (path.read_text().splitlines() for path in (out, sample))
-    assert [row.split(",")[0] for row in rows] == [row.split(",")[0] for row in wanted]
-    values = np.array([row.split(",")[1:] for row in rows[1:]], float)
-    assert np.abs(values).max() <= 1
-    assert values.std() > 0
-    with pytest.raises(ValueError, match="tells arousal, not valence"):
-        Predict(trained / "arousal", trained / "valence", sample, out, cpu=True).run(Console())
-
-
-def test_a_trained_network_is_scored_with_and_without_modalities(trained: Path) -> None:
-    console = Console(record=True, quiet=False, width=100, file=(trained / "log.txt").open("w"))
-    Evaluate(trained / "valence", without=("voice",), smooth=5, cpu=True).run(console)
-    assert re.search(r"all frames: CCC -?0\.\d{4}, Pearson", console.export_text())
-    console.file.close()
-
-
-def test_saved_backbones_come_back(tmp_path: Path) -> None:
-    save_backbones(tmp_path / "b.pt", _backbones())
-    again = load_backbones(tmp_path / "b.pt")
-    for name, backbone in _backbones().items():
-        for key, value in backbone.state_dict().items():
-            assert torch.equal(again[name].state_dict()[key], value)
+    AcceleratorState._reset_state(True)
+    try:
+        accelerator = make_accelerator(cpu=True, mixed_precision="bf16")
+        half = train(_run(), tmp_path / "half", *_setup(), accelerator=accelerator)
+    finally:
+        AcceleratorState._reset_state(True)
+    full = train(_run(), tmp_path / "full", *_setup())
+    losses = [[row["loss"] for row in progress.log] for progress in (half, full)]
+    assert losses[0] != losses[1], "nothing was rounded"
+    assert losses[0] == pytest.approx(losses[1], abs=0.03)
 
 
 def distributed_run(out: str) -> None:

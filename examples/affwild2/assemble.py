@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,18 @@ from accelerate.utils import (  # type: ignore[import-untyped]  # ships no types
 from torch import Tensor, nn
 
 from examples.affwild2.backbones import IR50, VGGish, load_ir50, load_vggish
-from examples.affwild2.data import Trials, encode, word_scale
+from examples.affwild2.data import Trials, encode, shuffle_partners, word_scale
+from examples.affwild2.evaluate import Predictions, predict
 from examples.affwild2.features import Features, load_features
 from examples.affwild2.folds import make_fold
 from examples.affwild2.layout import Partition
 from examples.affwild2.methods import find_method
 from examples.affwild2.model import AffectNet
-from examples.affwild2.presets import Preset
 from examples.affwild2.pretrain import build_backbones, load_backbones
-from examples.affwild2.train import Run, build, read_checkpoint
+from examples.affwild2.runs import Run, build, claim, read_checkpoint, run_from
 
 SETUP = "setup.json"
+Encoded = Mapping[str, Mapping[str, Tensor]]  # by trial, by modality
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,17 @@ class Weights:
     vggish: Path | None = None
     demo: Path | None = None
 
+    def missing(self, run: Run) -> list[str]:
+        """What a run needs and must do without."""
+        needed = {"face": ("IR-50", "ir50"), "voice": ("VGGish", "vggish")}
+        return [
+            f"{title} starts from random weights (no --{option} FILE): a dry run"
+            for modality, (title, option) in needed.items()
+            if run.preset.backbones == "full"
+            and modality in find_method(run.method).modalities
+            and getattr(self, option) is None
+        ]
+
 
 class Vectors(nn.Module):
     """Word vectors that were computed before: they pass as they are."""
@@ -53,22 +65,79 @@ class Vectors(nn.Module):
         return vectors
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a run is trained with, and what its network must be built from again.
+
+    Attributes:
+        backbones: Of the modalities that the run sees.
+        training: Trials to train on.
+        validation: Trials to choose the best weights by.
+        words_dim: Width of the word vectors.
+        scale: Mean and spread of the training trials' word vectors.
+    """
+
+    backbones: dict[str, nn.Module]
+    training: Trials
+    validation: Trials
+    words_dim: int
+    scale: tuple[float, float]
+
+
+def prepare(
+    run: Run, features: Path, weights: Weights | None = None, encoded: Encoded | None = None
+) -> Prepared:
+    """Makes backbones and trials of a run.
+
+    Args:
+        run: What is to be trained.
+        features: What ``extract`` wrote.
+        weights: Of the backbones.
+        encoded: What the backbones made of the trials before; None computes it here where the
+            preset asks for it.
+    """
+    training, validation = split(features, run.fold)
+    dim, scale = words_dim(training), scale_of(run, training)
+    torch.manual_seed(run.seed)  # for backbones without weights
+    backbones = make_backbones(run, dim, weights)
+    own = scale_of(run, validation) if run.preset.norm_stats == "partition" else scale
+    return Prepared(
+        backbones,
+        make_trials(run, training, scale, backbones, encoded),
+        make_trials(run, validation, own, backbones, encoded),
+        dim,
+        scale,
+    )
+
+
 def make_backbones(
-    preset: Preset, words_dim: int, weights: Weights | None = None
+    run: Run, words_dim: int, weights: Weights | None = None
 ) -> dict[str, nn.Module]:
-    """Makes the backbones of a preset, with their weights if they are given."""
+    """Makes the backbones of what a run sees, with their weights if they are given.
+
+    Raises:
+        ValueError: The run needs word vectors and the features have none.
+    """
     weights = Weights() if weights is None else weights
-    if preset.backbones == "demo":
+    seen = find_method(run.method).modalities
+    if run.preset.backbones == "demo":
         return dict(build_backbones()) if weights.demo is None else load_backbones(weights.demo)
-    return {
-        "face": IR50() if weights.ir50 is None else load_ir50(weights.ir50),
-        "voice": VGGish() if weights.vggish is None else load_vggish(weights.vggish),
-        "words": Vectors(words_dim),
-    }
+    made: dict[str, nn.Module] = {}
+    if "face" in seen:
+        made["face"] = IR50() if weights.ir50 is None else load_ir50(weights.ir50)
+    if "voice" in seen:
+        made["voice"] = VGGish() if weights.vggish is None else load_vggish(weights.vggish)
+    if "words" in seen:
+        if not words_dim:
+            raise ValueError("these features have no word vectors; run extract with --bert MODEL")
+        made["words"] = Vectors(words_dim)
+    return made
 
 
 def make_accelerator(*, cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     """Finds the device and the other processes, as torchrun or accelerate started them."""
+    torch.backends.cudnn.deterministic = True  # item 39 of the set-up
+    torch.backends.cudnn.benchmark = False
     sparing = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[sparing])
 
@@ -79,14 +148,11 @@ def split(features: Path, fold: int) -> tuple[list[Features], list[Features]]:
     Raises:
         ValueError: There are none, or the fold does not exist.
     """
-    held = {
-        trial.name: trial for part in ("train", "validation") for trial in _part(features, part)
-    }
-    names = {
-        part: [name for name, trial in held.items() if trial.partition == part]
-        for part in ("train", "validation")
-    }
-    chosen = make_fold(names["train"], names["validation"], fold)
+    everything = load_features(features)
+    held = {trial.name: trial for trial in everything}
+    training = [trial.name for trial in _part(everything, "train", features)]
+    validation = [trial.name for trial in _part(everything, "validation", features)]
+    chosen = make_fold(training, validation, fold)
     return [held[name] for name in chosen.train], [held[name] for name in chosen.validation]
 
 
@@ -95,19 +161,24 @@ def make_trials(
     features: list[Features],
     scale: tuple[float, float],
     backbones: Mapping[str, nn.Module],
+    encoded: Encoded | None = None,
 ) -> Trials:
-    """Trials as a run sees them; with ``cache``, their features are computed here, once."""
+    """Trials as a run sees them; with ``cache``, what the backbones make of them is added."""
     bert = run.preset.backbones == "full"
-    modalities = find_method(run.method).modalities
-    trials = Trials(features, modalities, bert=bert, scale=scale)
-    return encode(trials, backbones) if run.preset.cache else trials
+    trials = Trials(features, find_method(run.method).modalities, bert=bert, scale=scale)
+    if encoded is not None:
+        made = [encoded[trial.name] for trial in features]
+        trials = Trials(features, trials.modalities, bert=bert, scale=scale, encoded=made)
+    elif run.preset.cache:
+        trials = encode(trials, backbones)
+    return shuffle_partners(trials) if run.shuffled else trials
 
 
 def scale_of(run: Run, features: list[Features]) -> tuple[float, float]:
     """Mean and spread of the word vectors, where a run normalises by them."""
     sees_words = "words" in find_method(run.method).modalities
     wanted = run.preset.backbones == "full" and run.preset.norm_stats != "none" and sees_words
-    return word_scale(features) if wanted else (0.0, 1.0)
+    return word_scale(features) if wanted and words_dim(features) else (0.0, 1.0)
 
 
 def words_dim(features: list[Features]) -> int:
@@ -115,10 +186,22 @@ def words_dim(features: list[Features]) -> int:
     return next((t.word_vectors.shape[1] for t in features if t.word_vectors is not None), 0)
 
 
-def write_setup(out: Path, run: Run, features: Path, dim: int, scale: tuple[float, float]) -> None:
-    """Writes what is needed to build the run's network again."""
+def write_setup(
+    out: Path, run: Run, features: Path, prepared: Prepared, *, resume: bool = False
+) -> None:
+    """Writes what is needed to build the run's network again.
+
+    Raises:
+        ValueError: The folder holds another run, or this one and ``resume`` is False.
+    """
+    claim(out, run, resume=resume)
     out.mkdir(parents=True, exist_ok=True)
-    held = {"run": asdict(run), "features": str(features), "words_dim": dim, "scale": scale}
+    held = {
+        "run": run.described(),
+        "features": str(features.resolve()),
+        "words_dim": prepared.words_dim,
+        "scale": prepared.scale,
+    }
     (out / SETUP).write_text(json.dumps(held, indent=1) + "\n")
 
 
@@ -140,29 +223,53 @@ class Saved:
     features: Path
     scale: tuple[float, float]
 
-    def trials(self, partition: Partition) -> Trials:
-        """The trials of a partition (of the run's fold for train and validation)."""
+    def trials(self, partition: Partition, encoded: Encoded | None = None) -> Trials:
+        """The trials of a partition (of the run's fold for train and validation).
+
+        Args:
+            partition: Which.
+            encoded: What the backbones made of the trials before, if anybody kept it.
+        """
         if partition == "test":
-            features = _part(self.features, "test")
+            features = _part(load_features(self.features), "test", self.features)
         else:
             features = split(self.features, self.run.fold)[partition == "validation"]
         own = self.run.preset.norm_stats == "partition"
         scale = scale_of(self.run, features) if own else self.scale
-        return make_trials(self.run, features, scale, self.backbones)
+        return make_trials(self.run, features, scale, self.backbones, encoded)
+
+    def predict(
+        self, trials: Trials, *, without: tuple[str, ...] = (), cpu: bool = False
+    ) -> Predictions:
+        """Predicts trials, on the GPU if there is one."""
+        preset = self.run.preset
+        return predict(
+            self.model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu"),
+            trials,
+            size=preset.window,
+            hop=preset.hop,
+            target=self.run.target,
+            batch=preset.batch,
+            without=without,
+        )
 
 
 def read_saved(out: Path, features: Path | None = None) -> Saved:
     """Reads a trained run.
+
+    Args:
+        out: Its folder.
+        features: Where its trials are; None takes those that it was trained with.
 
     Raises:
         ValueError: The folder holds no trained run.
     """
     state, path = read_checkpoint(out), out / SETUP
     if not path.exists():
-        raise ValueError(f"{out}: holds no {SETUP}; runs of a table have none, train one by itself")
-    held = json.loads(path.read_text())
+        raise ValueError(f"{out}: holds no {SETUP}; train writes one")
+    held: dict[str, Any] = json.loads(path.read_text())
     run = run_from(held["run"])
-    backbones = make_backbones(run.preset, held["words_dim"])
+    backbones = make_backbones(run, held["words_dim"])
     model = build(run, backbones)
     model.load_state_dict(state["best"])
     mean, std = held["scale"]
@@ -170,19 +277,8 @@ def read_saved(out: Path, features: Path | None = None) -> Saved:
     return Saved(run, model.eval(), backbones, where, (mean, std))
 
 
-def run_from(held: Mapping[str, Any]) -> Run:
-    """Reads a run from JSON."""
-    preset = Preset(**{**held["preset"], "widths": tuple(map(tuple, held["preset"]["widths"]))})
-    return Run(**{**held, "preset": preset})
-
-
-def _part(features: Path, partition: str) -> list[Features]:
-    wanted: list[Features] = [t for t in load_features(features) if t.partition == partition]
+def _part(everything: list[Features], partition: Partition, where: Path) -> list[Features]:
+    wanted = [trial for trial in everything if trial.partition == partition]
     if not wanted:
-        raise ValueError(f"{features}: holds no {partition} trials")
+        raise ValueError(f"{where}: holds no {partition} trials")
     return wanted
-
-
-def on_device(model: AffectNet, *, cpu: bool) -> AffectNet:
-    """Moves a network to the GPU if there is one."""
-    return model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu")

@@ -30,12 +30,14 @@ class Batch:
         masks: Which frames each modality has, (B, S) each; a row of False where it is missing.
         labels: The target, (B, S).
         valid: Which labels count, (B, S).
+        padding: Which frames lie beyond the end of the trial, (B, S).
     """
 
     streams: dict[str, Tensor]
     masks: dict[str, Tensor]
     labels: Tensor
     valid: Tensor
+    padding: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -43,6 +45,7 @@ class Batch:
             {name: x.to(device) for name, x in self.masks.items()},
             self.labels.to(device),
             self.valid.to(device),
+            self.padding.to(device),
         )
 
 
@@ -137,6 +140,7 @@ class Trials:
                         torch.from_numpy(source.labels[start:stop, TARGETS.index(target)]), size
                     ),
                     _padded(torch.from_numpy(source.valid[start:stop]), size),
+                    ~inside,
                 )
             )
         return Batch(
@@ -144,6 +148,7 @@ class Trials:
             {name: torch.stack([cut.masks[name] for cut in cuts]) for name in self.modalities},
             torch.stack([cut.labels for cut in cuts]),
             torch.stack([cut.valid for cut in cuts]),
+            torch.stack([cut.padding for cut in cuts]),
         )
 
 

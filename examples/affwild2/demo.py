@@ -4,34 +4,22 @@ The small demo makes four kinds of data, with both riddles, with one, and with n
 table shows which fusion is for what.
 """
 
-import csv
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-
-from examples.affwild2.data import Target, Trials
-from examples.affwild2.evaluate import predict
+from examples.affwild2.assemble import Weights
 from examples.affwild2.extract import extract
 from examples.affwild2.generate import Size, make_data
 from examples.affwild2.latents import Switches
-from examples.affwild2.methods import AVERAGE, MODALITIES, SHUFFLED, SINGLE, TITLES
-from examples.affwild2.plots import (
-    pick_trial,
-    plot_bars,
-    plot_correlations,
-    plot_curves,
-    plot_trial,
-    seconds_of,
-)
-from examples.affwild2.presets import DEMO, Preset
-from examples.affwild2.pretrain import load_backbones, save_backbones, train_backbones
+from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE
+from examples.affwild2.pictures import draw_sweep
+from examples.affwild2.presets import DEMO
+from examples.affwild2.pretrain import save_backbones, train_backbones
 from examples.affwild2.report import write_report
-from examples.affwild2.table import Data, Plan, Table, _encoded, run_folder, run_table
-from examples.affwild2.train import LOG, Run, load_run
+from examples.affwild2.sweep import Data, Plan, run_table
+from examples.affwild2.table import Table
 
 BOTH = "both riddles"
 KINDS = {
@@ -91,8 +79,8 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
         *(Plan(kind, FEW, seeds=seeds[:2]) for kind in list(kinds)[1:]),
         Plan(BOTH, (*SINGLE, AVERAGE, *FUSIONS), ("arousal",), seeds=seeds[:1]),
     ]
-    table = run_table(data, out, plans, preset, backbones, processes=processes)
-    pictures = draw(out, data[0], table, preset, backbones)
+    table = run_table(data, out, plans, preset, Weights(demo=backbones), processes=processes)
+    pictures = draw_sweep(out, data[0], table, preset, out / "pictures")
     settings = {
         "size": size,
         "seed": seed,
@@ -103,84 +91,3 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
         out / "report.html", table, pictures, settings, note=note if size == "tiny" else None
     )
     return table
-
-
-def draw(
-    out: Path, data: Data, table: Table, preset: Preset, backbones: Path
-) -> list[tuple[Path, str]]:
-    """Draws all pictures of a table's runs; returns them with what is to be seen."""
-    folder = out / "pictures"
-    validation = _encoded(data.features, data.name, 0, out, backbones)[1]
-    run, rival = (Run(m, "valence", preset) for m in ("rcma-stable", "face"))
-    pictures = [
-        (
-            _trial_picture(folder, out, data, (run, rival), validation, backbones),
-            "A validation trial: its label, RCMA and the face alone. Shaded where no face was "
-            "found, or a part of it was hidden.",
-        )
-    ]
-    for kind in dict.fromkeys(row.data for row in table.rows):
-        for target in ("valence", "arousal"):
-            rows = [row for row in table.rows if (row.data, row.target) == (kind, target)]
-            if rows:
-                path = folder / f"bars-{kind.replace(' ', '-')}-{target}.png"
-                plot_bars(path, rows, f"{target}, data: {kind}")
-                pictures.append((path, f"Concordance, {target}, data: {kind}."))
-    model = load_run(run_folder(out, data.name, run), run, load_backbones(backbones))
-    path = folder / "correlations.png"
-    plot_correlations(path, model, validation.see(MODALITIES), preset.window)
-    pictures.append((path, "RCMA's joint correlations C of one window, before and after a step."))
-    path = folder / "curves.png"
-    plot_curves(path, _logs(out, data.name, preset, table))
-    pictures.append((path, "Training: the loss, and the concordance on the validation trials."))
-    return pictures
-
-
-def _trial_picture(
-    folder: Path,
-    out: Path,
-    data: Data,
-    runs: Sequence[Run],
-    validation: Trials,
-    backbones: Path,
-) -> Path:
-    target: Target = "valence"
-    chosen = pick_trial(validation, target)
-    trial = validation.features[chosen]
-    one = validation.choose([trial.name])
-    predictions = {}
-    for run in runs:
-        model = load_run(run_folder(out, data.name, run), run, load_backbones(backbones))
-        seen = one.see(("face",) if run.method == "face" else MODALITIES)
-        made = predict(model, seen, size=run.preset.window, hop=run.preset.hop, target=target)
-        predictions[TITLES[run.method]] = made[trial.name]
-    shaded = {"no face": ~trial.face_present}
-    truth = data.features.parent / "tree" / "truth" / f"{trial.name}.npz"
-    if truth.exists():
-        with np.load(truth) as held:
-            for name in ("mouth_hidden", "eyes_hidden"):
-                shaded[name.replace("_", " ")] = held[name][trial.index] & trial.face_present
-    path = folder / "trial.png"
-    plot_trial(
-        path,
-        trial.labels[:, 0],
-        predictions,
-        seconds_of(validation, chosen),
-        shaded,
-        f"valence, {trial.name}",
-    )
-    return path
-
-
-def _logs(out: Path, data: str, preset: Preset, table: Table) -> dict[str, list[dict[str, float]]]:
-    logs = {}
-    for row in table.rows:
-        run = Run(row.method, "valence", preset)
-        path = run_folder(out, data, run) / LOG
-        if row.data == data and row.target == "valence" and path.exists():
-            with path.open() as file:
-                logs[row.title] = [
-                    {key: float(value) for key, value in line.items()}
-                    for line in csv.DictReader(file)
-                ]
-    return logs

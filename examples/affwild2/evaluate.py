@@ -1,13 +1,11 @@
-"""Predicts whole trials and scores them (items 40-44 of the set-up).
+"""Predicts whole trials and scores them (items 40-43 of the set-up).
 
 Shapes: T frames of a trial.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,6 @@ from crossfuse.functional import concordance
 from crossfuse.windows import overlap_average, window_starts
 from examples.affwild2.data import Target, Trials
 from examples.affwild2.folds import Window
-from examples.affwild2.layout import fit_length, read_sample_lengths
 from examples.affwild2.model import AffectNet
 
 Predictions = dict[str, Tensor]
@@ -105,31 +102,6 @@ def smooth(series: Tensor, frames: int) -> Tensor:
         return series
     padded = torch.nn.functional.pad(series.clamp(-1, 1), (frames // 2, (frames - 1) // 2))
     return padded.unfold(0, frames, 1).mean(-1)
-
-
-def write_challenge_file(
-    path: Path, sample: Path, valence: Mapping[str, Tensor], arousal: Mapping[str, Tensor]
-) -> list[str]:
-    """Writes the challenge's test file in the sample file's order and lengths.
-
-    A prediction that is too short is extended by its last value; a trial without one gets zeros.
-
-    Returns:
-        The names of the trials without a prediction.
-
-    Raises:
-        DamagedFile: The sample file cannot be used.
-    """
-    rows, absent = ["image_location,valence,arousal"], []
-    for name, length in read_sample_lengths(sample).items():
-        if name not in valence or name not in arousal:
-            absent.append(name)
-        parts = [part.get(name, torch.zeros(1)).numpy() for part in (valence, arousal)]
-        both = np.stack([fit_length(part, length) for part in parts], axis=1)
-        rows += [f"{name}/{i:05d}.jpg,{v:.6f},{a:.6f}" for i, (v, a) in enumerate(both, start=1)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n")
-    return absent
 
 
 def _ccc(prediction: Tensor, label: Tensor) -> float:

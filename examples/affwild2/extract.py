@@ -10,58 +10,29 @@ For others: ``extract(root, out, options) -> Report``; read the result with ``fe
 """
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from examples.affwild2.audio import decibel_patches, log_mel, patch_rows, read_audio
-from examples.affwild2.features import SOURCES, TRIALS
+from examples.affwild2.audio import patch_rows
+from examples.affwild2.challenge import read_sample_lengths
+from examples.affwild2.features import TRIALS
+from examples.affwild2.files import whole
 from examples.affwild2.layout import (
     TEST_SAMPLE,
     DamagedFile,
     Layout,
     Trial,
     read_annotation,
-    read_sample_lengths,
     resolve,
 )
-from examples.affwild2.text import (
-    BertWords,
-    Word,
-    align,
-    hash_words,
-    read_transcript,
-    recognise,
-    write_transcript,
-)
-from examples.affwild2.video import last_face, probe, read_faces
-
-
-@dataclass(frozen=True)
-class ExtractOptions:
-    """What to extract.
-
-    Attributes:
-        bert: A local folder or hub name of a BERT for word vectors; without it, hashed words only.
-        asr: Recognise speech with pocketsphinx where a video has no transcript.
-        decibel: Also write the 44.1 kHz pictures in dB of the paper's text (``decibel.npy``).
-        drop_invalid: Leave out the frames without valid labels, closing the gaps.
-        align_faces: Which face goes with a kept frame: its own (annotated), or as the authors' code
-            reads them, files 1 to T, shifted against the labels after every dropped frame.
-    """
-
-    bert: str | None = None
-    asr: bool = False
-    decibel: bool = False
-    drop_invalid: bool = True
-    align_faces: Literal["annotated", "authors"] = "annotated"
+from examples.affwild2.sources import ExtractOptions, Source, read_source
+from examples.affwild2.text import BertWords, align
+from examples.affwild2.video import last_face, read_faces
 
 
 @dataclass(frozen=True)
@@ -79,17 +50,6 @@ class Report:
     complete: tuple[str, ...]
     left_out: tuple[str, ...]
     problems: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a video offers besides faces: its rate, sound (rows of log-mel) and words."""
-
-    fps: float | None
-    frames: int
-    mel_length: int
-    words: list[Word] | None
-    problems: list[str]
 
 
 def extract(root: Path, out: Path, options: ExtractOptions | None = None) -> Report:
@@ -119,7 +79,7 @@ def extract(root: Path, out: Path, options: ExtractOptions | None = None) -> Rep
                 if folder.exists():
                     complete.append(trial.name)
                 else:
-                    source = _source(layout, trial, out, bert, options)
+                    source = read_source(layout, trial, out, bert, options)
                     _write_trial(folder, trial, source, lengths, options)
                     written.append(trial.name)
             except DamagedFile as error:
@@ -143,7 +103,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
                 f"extract: {out} was made with another {' and '.join(other)} "
                 f"({', '.join(repr(found.get(key)) for key in other)}); name a new folder"
             )
-    with _whole(path) as partial:
+    with whole(path) as partial:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -157,88 +117,8 @@ def _sample_lengths(layout: Layout, problems: list[str]) -> dict[str, int]:
         return {}
 
 
-def _source(
-    layout: Layout, trial: Trial, out: Path, bert: BertWords | None, options: ExtractOptions
-) -> _Source:
-    """Extracts sound and words of a trial's video, or reads what is there."""
-    folder = out / SOURCES / trial.source
-    if not folder.exists():
-        with _whole(folder) as partial:
-            partial.mkdir(parents=True)
-            _write_source(partial, layout, trial, bert, options)
-    meta = json.loads((folder / "meta.json").read_text())
-    transcript = folder / "words.csv"
-    words = read_transcript(transcript) if transcript.exists() else None
-    return _Source(words=words, **meta)
-
-
-def _write_source(
-    folder: Path, layout: Layout, trial: Trial, bert: BertWords | None, options: ExtractOptions
-) -> None:
-    problems: list[str] = []
-    fps, frames = _rate(layout, trial, problems)
-    sound = trial.sound or trial.video
-    mel_length = 0
-    if sound is None:
-        problems.append(f"{trial.source}: has no sound file and no video; the voice is absent")
-    elif fps is not None:
-        mel_length = _write_sound(folder, sound, fps, options, problems)
-    words = _words(trial, sound if options.asr and mel_length else None, problems)
-    if words is not None:
-        write_transcript(folder / "words.csv", words)
-        arrays: dict[str, Any] = {"ids": hash_words(words)}
-        if bert is not None:
-            arrays["vectors"] = bert.embed(words)
-        np.savez(folder / "words.npz", **arrays)
-    meta = {"fps": fps, "frames": frames, "mel_length": mel_length, "problems": problems}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-
-
-def _rate(layout: Layout, trial: Trial, problems: list[str]) -> tuple[float | None, int]:
-    """Asks the video file, then ``frame_rates.csv``."""
-    damage = f"{trial.source}: no file tells its frame rate"
-    if trial.video is not None:
-        try:
-            return probe(trial.video)
-        except DamagedFile as error:
-            damage = str(error)
-    if trial.source in layout.rates:
-        return layout.rates[trial.source]
-    problems.append(f"{damage}; the voice and the words are absent")
-    return None, 0
-
-
-def _write_sound(
-    folder: Path, sound: Path, fps: float, options: ExtractOptions, problems: list[str]
-) -> int:
-    """Writes log-mel rows and returns their number, 0 where the sound cannot be read."""
-    try:
-        mel = log_mel(read_audio(sound))
-        np.save(folder / "mel.npy", mel)
-        if options.decibel:
-            np.save(folder / "decibel.npy", decibel_patches(read_audio(sound, 44_100), fps))
-    except DamagedFile as error:
-        problems.append(f"{error}; the voice is absent")
-        return 0
-    return len(mel)
-
-
-def _words(trial: Trial, sound: Path | None, problems: list[str]) -> list[Word] | None:
-    """Reads the transcript, or recognises ``sound`` where there is none."""
-    if trial.transcript is not None:
-        try:
-            return read_transcript(trial.transcript)
-        except DamagedFile as error:
-            problems.append(f"{error}; the words are absent")
-            return None
-    if sound is not None:
-        return recognise(read_audio(sound))
-    problems.append(f"{trial.source}: has no transcript; the words are absent")
-    return None
-
-
 def _write_trial(
-    folder: Path, trial: Trial, source: _Source, lengths: dict[str, int], options: ExtractOptions
+    folder: Path, trial: Trial, source: Source, lengths: dict[str, int], options: ExtractOptions
 ) -> None:
     problems = list(source.problems)
     labels, valid = _labels(trial, source, lengths, problems)
@@ -252,7 +132,7 @@ def _write_trial(
         mel_rows = patch_rows(source.mel_length, source.fps, len(valid))[index]
     if source.fps is not None and source.words:
         word_index = align(source.words, index / source.fps * 1000)
-    with _whole(folder) as partial:
+    with whole(folder) as partial:
         partial.mkdir(parents=True)
         np.save(partial / "faces.npy", faces.pixels)
         np.savez(
@@ -276,7 +156,7 @@ def _write_trial(
 
 
 def _labels(
-    trial: Trial, source: _Source, lengths: dict[str, int], problems: list[str]
+    trial: Trial, source: Source, lengths: dict[str, int], problems: list[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Labels (zeros where invalid) and validity of every frame; the label file rules the length."""
     if trial.labels is not None:
@@ -287,14 +167,3 @@ def _labels(
     if not frames:
         raise DamagedFile(trial.faces, "holds no face, and no other file tells its length")
     return np.zeros((frames, 2), np.float32), np.ones(frames, bool)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Gives another name to write to, and renames it when the block ends well."""
-    partial = path.with_name(f".{path.name}.partial")
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
-    partial.replace(path)

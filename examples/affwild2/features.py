@@ -7,7 +7,7 @@ For others: ``load_features(out, partition) -> list[Features]``; then ``patches`
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,8 @@ class Features:
         mel: Log-mel rows of the video, (N, 64); ``None`` without sound.
         mel_rows: Where each frame's patch begins, (T,).
         word_ids: Hashed words of the video, (n,); ``None`` without a transcript.
-        word_vectors: BERT vectors of the words, (n, d); ``None`` if they were not asked for.
+        word_vectors: BERT vectors of the words, (n, d), none of them without a transcript; ``None``
+            if they were not asked for.
         word_index: The word of each frame, -1 for none, (T,).
     """
 
@@ -97,11 +98,20 @@ def load_features(out: Path, partition: Partition | None = None) -> list[Feature
         ValueError: There is none.
     """
     folders = sorted(path.parent for path in (out / TRIALS).glob("[!.]*/meta.json"))
-    trials = [_load(out, folder) for folder in folders]
+    trials = _with_vectors([_load(out, folder) for folder in folders])
     chosen = [trial for trial in trials if partition in {None, trial.partition}]
     if not chosen:
         raise ValueError(f"{out}: holds no {partition or ''} features; run extract first")
     return chosen
+
+
+def _with_vectors(trials: list[Features]) -> list[Features]:
+    """Gives trials without a transcript no words of the width that the others' vectors have."""
+    widths = [t.word_vectors.shape[1] for t in trials if t.word_vectors is not None]
+    if not widths:
+        return trials
+    none = np.zeros((0, widths[0]), np.float32)
+    return [t if t.word_vectors is not None else replace(t, word_vectors=none) for t in trials]
 
 
 def _load(out: Path, folder: Path) -> Features:

@@ -12,7 +12,7 @@ A trial is one person in one video. Expected below the root (both spellings of t
     CVPR_6th_ABAW_VA_test_set_sample.txt       image_location,valence,arousal
 
 For others: ``resolve(root) -> Layout``, ``read_annotation(path) -> Annotation``,
-``read_sample_lengths(path)``, ``fit_length(rows, length)``, ``DamagedFile``.
+``fit_length(rows, length)``, ``read_lines(path)``, ``DamagedFile``.
 """
 
 from collections.abc import Iterator
@@ -155,7 +155,7 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         DamagedFile: The file is missing, empty or no text, has another header, or no valid frame.
     """
-    lines = _lines(path)
+    lines = read_lines(path)
     if lines[0].replace(" ", "").lower() != HEADER:
         raise DamagedFile(path, f"line 1 must be {HEADER!r}, found {lines[0][:40]!r}")
     values = np.array([_pair(line) for line in lines[1:]], np.float32).reshape(-1, 2)
@@ -171,29 +171,30 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(values, valid, tuple(problems))
 
 
-def read_sample_lengths(path: Path) -> dict[str, int]:
-    """Counts the frames that the test file wants of each trial, in its order.
-
-    Raises:
-        DamagedFile: The file is missing or empty, or its header is another one.
-    """
-    lines = _lines(path)
-    if not lines[0].replace(" ", "").startswith("image_location"):
-        raise DamagedFile(
-            path, f"line 1 must be 'image_location,{HEADER}', found {lines[0][:40]!r}"
-        )
-    counts: dict[str, int] = {}
-    for line in lines[1:]:
-        name = line.split("/")[0]
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
 def fit_length(rows: NDArray[Number], length: int) -> NDArray[Number]:
     """Cuts ``rows`` to ``length`` or repeats the last one, (T, ...) -> (length, ...)."""
     if not len(rows):
         raise ValueError("fit_length: there is no row to repeat")
     return rows[np.minimum(np.arange(length), len(rows) - 1)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads a text file without the empty lines at its end.
+
+    Raises:
+        DamagedFile: It is missing, empty or no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DamagedFile(path, "is not a text file") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise DamagedFile(path, "is empty")
+    return lines
 
 
 def _names(
@@ -211,7 +212,7 @@ def _names(
 
 def _test_names(root: Path, problems: list[str]) -> list[str]:
     try:
-        return sorted({line.strip() for line in _lines(root / TEST_NAMES)} - {""})
+        return sorted({line.strip() for line in read_lines(root / TEST_NAMES)} - {""})
     except DamagedFile as error:
         problems.append(f"{error}; no test trials")
         return []
@@ -255,7 +256,7 @@ def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]
     """Reads ``video,fps,frames``; the file is only there where there are no video files."""
     rates: dict[str, tuple[float, int]] = {}
     try:
-        lines = _lines(path)[1:] if path.exists() else []
+        lines = read_lines(path)[1:] if path.exists() else []
     except DamagedFile as error:
         problems.append(str(error))
         return rates
@@ -272,20 +273,6 @@ def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]
                 f"{path}: line {number} must be 'video,fps,frames', found {line[:40]!r}"
             )
     return rates
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFile(path, "is not a text file") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise DamagedFile(path, "is empty")
-    return lines
 
 
 def _pair(line: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ fully connected layer wants 6×4 maps, so all presets take VGGish's (``extract -
 other one).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Widths = tuple[int, ...]
@@ -203,3 +203,38 @@ DEMO = Preset(
 )
 
 PRESETS: dict[str, Preset] = {"paper": PAPER, "authors": AUTHORS, "demo": DEMO}
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Numbers to use instead of the preset's; None takes the preset's.
+
+    Attributes:
+        epochs: At most so many.
+        batch: Windows of a batch, over all processes.
+        learning_rate: After the warm-up.
+        warmup: repetitive (the code's), linear or none.
+        releases: Groups of backbone layers to free in turn.
+        freeze_bn: Keep the frozen layers of backbones in evaluation mode (the code does not).
+        loss_on_padding: Let the padded frames of short trials count in the loss (the code does).
+        norm_stats: Whose mean and spread the word vectors are normalised by: train, partition (the
+            code: each its own) or none.
+        shuffle: once (the code: the same batches in every epoch) or epoch.
+        reload_best: Go on from the best weights after each epoch (the code does).
+    """
+
+    epochs: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    warmup: Literal["repetitive", "linear", "none"] | None = None
+    releases: int | None = None
+    freeze_bn: bool | None = None
+    loss_on_padding: bool | None = None
+    norm_stats: Literal["train", "partition", "none"] | None = None
+    shuffle: Literal["once", "epoch"] | None = None
+    reload_best: bool | None = None
+
+    def apply(self, preset: Preset) -> Preset:
+        """The preset with what was changed."""
+        changed = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(preset, **changed)

@@ -52,12 +52,8 @@ def write_report(
         *(f"<li>{html.escape(line)}</li>" for line in table.verdicts),
         "</ul>",
     ]
-    for data in dict.fromkeys(row.data for row in table.rows):
-        for target in ("valence", "arousal"):
-            rows = [r for r in table.rows if (r.data, r.target) == (data, target)]
-            if rows:
-                sections.append(f"<h2>{target.capitalize()}, data: {html.escape(data)}</h2>")
-                sections.append(_table(rows))
+    for heading, rows in table.groups():
+        sections += [f"<h2>{html.escape(heading[0].upper() + heading[1:])}</h2>", _table(rows)]
     sections += [_figure(picture, caption) for picture, caption in pictures]
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
     sections += ["<h2>Settings</h2>", _pairs({**settings, **table.preset})]

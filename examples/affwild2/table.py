@@ -1,79 +1,34 @@
-"""Trains every method over seeds and folds, and tabulates (the paper's Table 1, on other data).
+"""The table of results: one row per method, beside the paper's numbers and the data's ceilings.
 
-For others: ``run_table(data, out, plan, ...) -> Table``; ``table.json`` holds the same.
+For others: ``make_table(results, limits, preset) -> Table``, ``write_table``, ``read_table``.
 """
 
 import json
-import multiprocessing
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
-from torch import Tensor, nn
-
-from examples.affwild2.ceilings import ceilings
-from examples.affwild2.data import Target, Trials, encode, shuffle_partners
-from examples.affwild2.evaluate import predict, score
-from examples.affwild2.features import load_features
-from examples.affwild2.folds import make_fold
-from examples.affwild2.latents import Switches
-from examples.affwild2.methods import AVERAGE, MODALITIES, SHUFFLED, SINGLE, TITLES, find_method
+from examples.affwild2.data import TARGETS, Target
+from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE, TITLES, title_of
 from examples.affwild2.presets import Preset
-from examples.affwild2.pretrain import load_backbones
-from examples.affwild2.train import Run, load_run, train
 
-# Quoted from the paper (v1), measured on Aff-Wild2. The single modality is itself quoted there; the
-# rows of its table that are not listed here have no number in our sources.
+# Quoted from the paper (v1), measured on Aff-Wild2: the fusion is its best fold, the single
+# modality is itself quoted there. The rows of its table that are not listed here have no number in
+# our sources.
 PAPER: dict[Target, dict[str, float]] = {
     "valence": {"face": 0.405, "rcma": 0.585},
     "arousal": {"face": 0.635, "rcma": 0.659},
 }
 SUBSETS = {"face": "V", "voice": "A", "words": "T"}  # as the ceilings call them
 BAR_SINGLE, BAR_FUSION = 0.05, 0.03  # how far RCMA must be ahead, in valence
-
-
-@dataclass(frozen=True)
-class Data:
-    """One generated tree after ``extract``.
-
-    Attributes:
-        name: What the table calls it.
-        features: The folder.
-        switches: How it was made; None for real data, which has no ceilings.
-    """
-
-    name: str
-    features: Path
-    switches: Switches | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to train on one kind of data.
-
-    Attributes:
-        data: Its name.
-        methods: Rows.
-        targets: Columns.
-        seeds: One run each.
-        folds: One run each; 0 is the official split.
-    """
-
-    data: str
-    methods: tuple[str, ...]
-    targets: tuple[Target, ...] = ("valence",)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    folds: tuple[int, ...] = (0,)
+OFFICIAL, OTHERS = "official split", "other folds"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run reached on its validation trials, and on the test trials if they have truth."""
+    """What one run reached on its validation trials."""
 
     data: str
     method: str
@@ -101,6 +56,7 @@ class Row:
         runs: CCC of each.
         ceiling: The correlation that nobody can beat who sees the same modalities.
         paper: The paper's number, on Aff-Wild2: another data set, not to be compared.
+        folds: The official split, or all other folds together; the two are never mixed.
     """
 
     data: str
@@ -112,89 +68,55 @@ class Row:
     runs: tuple[float, ...]
     ceiling: float | None
     paper: float | None
+    folds: str = OFFICIAL
 
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, the ceilings behind them, and what they say about the claim."""
+    """All rows, the ceilings behind them, and what they say about the claim.
+
+    Attributes:
+        rows: One per kind of data, target, folds and method.
+        verdicts: How far RCMA is ahead, or behind.
+        ceilings: Of each kind of generated data; real data has none.
+        preset: The numbers of all runs.
+    """
 
     rows: tuple[Row, ...]
     verdicts: tuple[str, ...]
     ceilings: dict[str, Any]
     preset: dict[str, Any]
 
+    def groups(self) -> Iterator[tuple[str, list[Row]]]:
+        """The rows that belong side by side, and a title for them."""
+        for data in dict.fromkeys(row.data for row in self.rows):
+            kind = f"generated data: {data}" if data in self.ceilings else f"data: {data}"
+            for target in TARGETS:
+                for folds in (OFFICIAL, OTHERS):
+                    key = (data, target, folds)
+                    rows = [r for r in self.rows if (r.data, r.target, r.folds) == key]
+                    more = "" if folds == OFFICIAL else f", {folds}"
+                    if rows:
+                        yield f"{target}, {kind}{more}", rows
+
     def find(self, data: str, method: str, target: Target) -> Row | None:
+        """The row of a method on the official split."""
         for row in self.rows:
-            if (row.data, row.method, row.target) == (data, method, target):
+            if (row.data, row.method, row.target, row.folds) == (data, method, target, OFFICIAL):
                 return row
         return None
 
 
-def load_trials(features: Path, fold: int) -> tuple[Trials, Trials]:
-    """The training and validation trials of a fold, all modalities."""
-    everything = load_features(features)
-    names = {
-        part: [trial.name for trial in everything if trial.partition == part]
-        for part in ("train", "validation")
-    }
-    if not names["train"] or not names["validation"]:
-        raise ValueError(f"{features}: needs training and validation trials")
-    chosen = make_fold(names["train"], names["validation"], fold)
-    trials = Trials(everything, MODALITIES)
-    return trials.choose(chosen.train), trials.choose(chosen.validation)
-
-
-def run_folder(out: Path, data: str, run: Run) -> Path:
-    """Where a run of the table lies."""
-    method = SHUFFLED if run.shuffled else run.method
-    return out / "runs" / data / f"{method}-{run.target}-fold{run.fold}-seed{run.seed}"
-
-
-def run_table(
-    data: Sequence[Data],
-    out: Path,
-    plans: Sequence[Plan],
-    preset: Preset,
-    backbones: Path,
-    *,
-    processes: int = 1,
-    ceiling_trials: int = 60,
-) -> Table:
-    """Trains what is not trained yet and writes ``table.json``.
+def make_table(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Table:
+    """Tabulates results.
 
     Args:
-        data: Kinds of data.
-        out: Where runs and table go.
-        plans: What to train.
-        preset: The numbers.
-        backbones: What ``pretrain`` saved.
-        processes: Runs at the same time, one thread each.
-        ceiling_trials: Trials that the ceilings are estimated from.
+        results: One per run.
+        limits: What ``ceilings`` says, by the name of the data.
+        preset: The numbers of all runs.
     """
-    torch.set_num_threads(1)
-    folders = {one.name: one.features for one in data}
-    jobs = [(folders[plan.data], plan.data, run) for plan in plans for run in _runs(plan, preset)]
-    for features, name, fold in dict.fromkeys((f, n, run.fold) for f, n, run in jobs):
-        _encoded(features, name, fold, out, backbones)
-    arguments = [(features, name, run, out, backbones) for features, name, run in jobs]
-    results: list[Result] = []
-    if processes == 1:
-        results = [_work(job) for job in track(arguments, "table", transient=True)]
-    else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-            found = pool.map(_work, arguments)
-            results = list(track(found, "table", total=len(arguments), transient=True))
-    results += _averages(data, out, plans, preset, backbones)
-    limits = {
-        one.name: ceilings(ceiling_trials, switches=one.switches)
-        for one in data
-        if one.switches is not None
-    }
-    rows = tuple(_rows(results, limits))
-    table = Table(rows, tuple(verdicts(rows)), limits, asdict(preset))
-    write_table(out / "table.json", table, results)
-    return table
+    rows = tuple(_rows(results, limits, preset))
+    return Table(rows, tuple(verdicts(rows)), dict(limits), asdict(preset))
 
 
 def write_table(path: Path, table: Table, results: Sequence[Result]) -> None:
@@ -214,9 +136,11 @@ def read_table(path: Path) -> Table:
 
 def verdicts(rows: Sequence[Row]) -> Iterator[str]:
     """Says, per kind of data, how far RCMA is ahead in valence, or behind."""
-    for data in dict.fromkeys(row.data for row in rows):
+    for data, folds in dict.fromkeys((row.data, row.folds) for row in rows):
         means = {
-            row.method: row.mean for row in rows if (row.data, row.target) == (data, "valence")
+            row.method: row.mean
+            for row in rows
+            if (row.data, row.folds, row.target) == (data, folds, "valence")
         }
         ours = means.get("rcma-stable")
         single = max((means[name] for name in SINGLE if name in means), default=None)
@@ -227,129 +151,35 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
             (TITLES[name], means.get(name), BAR_FUSION) for name in ("concatenation", AVERAGE)
         ]
         rivals += [(TITLES[name], means.get(name), 0.0) for name in ("rcma", SHUFFLED)]
+        where = data if folds == OFFICIAL else f"{data}, {folds}"
         for title, theirs, bar in rivals:
             if theirs is not None:
                 gain = ours - theirs
                 judged = "as asked" if gain >= bar else f"short of {bar:+.2f}"
-                yield f"{data}: RCMA (stable) against {title}: {gain:+.3f} valence CCC, {judged}"
+                yield f"{where}: RCMA (stable) against {title}: {gain:+.3f} valence CCC, {judged}"
 
 
-def _runs(plan: Plan, preset: Preset) -> Iterator[Run]:
-    for target in plan.targets:
-        for method in plan.methods:
-            for fold in plan.folds:
-                for seed in plan.seeds:
-                    if method == SHUFFLED:
-                        yield Run("rcma-stable", target, preset, fold, seed, shuffled=True)
-                    elif method != AVERAGE:
-                        yield Run(method, target, preset, fold, seed)
-
-
-def _encoded(features: Path, name: str, fold: int, out: Path, backbones: Path) -> list[Trials]:
-    """Trials of a fold with the features of the frozen backbones, computed once and kept."""
-    path = out / "encoded" / f"{name}.pt"
-    trials = load_trials(features, fold)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = _encode(features, load_backbones(backbones))
-        torch.save(made, path)
-    held: Mapping[str, dict[str, Tensor]] = torch.load(path, weights_only=True)
-    return [
-        Trials(part.features, MODALITIES, encoded=[held[t.name] for t in part.features])
-        for part in trials
-    ]
-
-
-def _encode(features: Path, backbones: Mapping[str, nn.Module]) -> dict[str, Mapping[str, Tensor]]:
-    trials = encode(Trials(load_features(features), MODALITIES), backbones)
-    assert trials.encoded is not None
-    return {t.name: x for t, x in zip(trials.features, trials.encoded, strict=True)}
-
-
-def _work(job: tuple[Path, str, Run, Path, Path]) -> Result:
-    """Trains one run, in a process of its own, or reads what it reached before."""
-    features, name, run, out, backbones = job
-    torch.set_num_threads(1)
-    training, validation = _view(run, _encoded(features, name, run.fold, out, backbones))
-    progress = train(
-        run,
-        run_folder(out, name, run),
-        load_backbones(backbones),
-        training,
-        validation,
-        resume=True,
-    )
-    best = progress.log[progress.best_epoch]
-    return Result(
-        name,
-        SHUFFLED if run.shuffled else run.method,
-        run.target,
-        run.seed,
-        run.fold,
-        progress.best,
-        best["pearson"],
-        best["rmse"],
-        progress.epoch,
-        sum(row["seconds"] for row in progress.log),
-    )
-
-
-def _view(run: Run, trials: Sequence[Trials]) -> list[Trials]:
-    seen = [part.see(find_method(run.method).modalities) for part in trials]
-    return [shuffle_partners(part) for part in seen] if run.shuffled else seen
-
-
-def _averages(
-    data: Sequence[Data], out: Path, plans: Sequence[Plan], preset: Preset, backbones: Path
-) -> list[Result]:
-    """The mean of the three networks that see one modality each; nothing is trained."""
-    found = []
-    for plan in (plan for plan in plans if AVERAGE in plan.methods):
-        features = next(one.features for one in data if one.name == plan.data)
-        for target in plan.targets:
-            for fold in plan.folds:
-                validation = _encoded(features, plan.data, fold, out, backbones)[1]
-                for seed in plan.seeds:
-                    parts = []
-                    for method in SINGLE:
-                        run = Run(method, target, preset, fold, seed)
-                        folder = run_folder(out, plan.data, run)
-                        model = load_run(folder, run, load_backbones(backbones))
-                        view = validation.see((method,))
-                        parts.append(
-                            predict(model, view, size=preset.window, hop=preset.hop, target=target)
-                        )
-                    mean = {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
-                    scores = score(
-                        {name: torch.as_tensor(x) for name, x in mean.items()}, validation, target
-                    )
-                    found.append(
-                        Result(
-                            plan.data, AVERAGE, target, seed, fold,
-                            scores.ccc, scores.pearson, scores.rmse, 0, 0.0,
-                        )
-                    )  # fmt: skip
-    return found
-
-
-def _rows(results: Sequence[Result], limits: Mapping[str, Any]) -> Iterator[Row]:
-    groups: dict[tuple[str, Target, str], list[float]] = {}
+def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Iterator[Row]:
+    groups: dict[tuple[str, Target, str, str], list[float]] = {}
     for result in results:
-        groups.setdefault((result.data, result.target, result.method), []).append(result.ccc)
+        folds = OFFICIAL if result.fold == 0 else OTHERS
+        key = (result.data, result.target, folds, result.method)
+        groups.setdefault(key, []).append(result.ccc)
     order = {name: place for place, name in enumerate(TITLES)}
-    for (data, target, method), values in sorted(
-        groups.items(), key=lambda item: (item[0][1] != "valence", order[item[0][2]])
+    for (data, target, folds, method), values in sorted(
+        groups.items(), key=lambda item: (item[0][1] != "valence", order[item[0][3]])
     ):
         yield Row(
             data,
             method,
-            TITLES[method],
+            title_of(method, preset),
             target,
             statistics.fmean(values),
             statistics.stdev(values) if len(values) > 1 else 0.0,
             tuple(values),
             _ceiling(limits.get(data), method, target),
             PAPER[target].get(method),
+            folds,
         )
 
 

@@ -9,6 +9,7 @@ For others: ``read_transcript``, ``write_transcript``, ``align``, ``hash_words``
 """
 
 import importlib
+import math
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -49,12 +50,16 @@ def read_transcript(path: Path) -> list[Word]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedFile(path, f"cannot be read as text ({type(error).__name__})") from error
+    if not lines:
+        raise DamagedFile(path, "is empty")
     body = lines[1:] if lines and lines[0].startswith("start;") else lines
     words: list[Word] = []
     for number, line in enumerate(body, start=1 + len(lines) - len(body)):
         fields = line.split(";")
         try:
             start, end, confidence = float(fields[0]), float(fields[1]), float(fields[3])
+            if not math.isfinite(start + end):
+                raise ValueError("a time must be a number")
             words.append(Word(start, end, fields[2].strip(), confidence))
         except (ValueError, IndexError) as error:
             raise DamagedFile(

@@ -58,8 +58,10 @@ def read_faces(folder: Path, index: NDArray[np.int64], size: int = SIZE) -> Face
             present[i] = True
         except FileNotFoundError:
             continue
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             problems.append(f"{path}: {_damage(path, error)}; the frame is black")
+    if not present.any() and not problems:
+        problems.append(f"{folder}: holds no 00001.jpg or later; every face is black")
     return Faces(pixels, present, tuple(problems))
 
 
