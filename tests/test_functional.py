@@ -133,6 +133,16 @@ def test_released_correlation(draw: Numbers) -> None:
     asserts.close(found, expected, "C", OUTPUT)
     dropped = functional.released_correlation(x, joint, temporal, bias, dropout=1.0)
     assert not dropped.any()
+    valid = draw("bs") > 0
+    joint = joint * valid[..., None]
+    mapping, mapping_bias = draw("jj"), draw("j")
+    mapped = (torch.einsum("bsj,ji->bsi", joint, mapping) + mapping_bias) * valid[..., None]
+    expected = (torch.einsum("bdt,btj->bdj", mixed, mapped) / draw.sizes["j"] ** 0.5).tanh()
+    for longest in (None, 1, 100):
+        found = functional.released_correlation(
+            x, joint, temporal, bias, mapping, mapping_bias, valid, longest=longest
+        )
+        asserts.close(found, expected, "C", OUTPUT)
 
 
 @given(draw=numbers)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from typing_extensions import override
 
 from crossfuse import functional
@@ -195,17 +194,16 @@ class ReleasedBranch(nn.Module):
     ) -> Attended:
         """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps."""
         steps = x.shape[1]
-        whole = joint[0]
-        if self.joint is not None and self.joint_bias is not None:
-            whole = zero_invalid(
-                linear(whole, self.joint.mT, self.joint_bias), _any_valid(joint_masks)
-            )
         correlation = functional.released_correlation(
             inner,
-            whole,
+            joint[0],
             leading_part(self.temporal, steps, steps),
             self.temporal_bias[:steps],
+            self.joint,
+            self.joint_bias,
+            _any_valid(joint_masks),
             dropout=dropout,
+            longest=self.length,
         )
         attention = zero_invalid(
             functional.released_attention_map(

@@ -1,6 +1,7 @@
 """Joint cross-attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -150,7 +151,8 @@ class JointCrossAttention(nn.Module):
             The attended features, in the structure of ``modalities``.
         """
         inputs = self._flatten(modalities, mask)
-        features = [one.features for one in self._attend(inputs)]
+        # One after the other: the C of a modality makes room for that of the next.
+        features = [attend().features for attend in self._attend(inputs)]
         return inputs.restore(self._gated(inputs.features, features))
 
     def inspect(self, modalities: Modalities, mask: Masks | None = None) -> JointAttention:
@@ -171,7 +173,9 @@ class JointCrossAttention(nn.Module):
             torch.Size([1, 4, 7])
         """
         inputs = self._flatten(modalities, mask)
-        features, correlations, maps = zip(*self._attend(inputs), strict=True)
+        features, correlations, maps = zip(
+            *(attend() for attend in self._attend(inputs)), strict=True
+        )
         outputs = self._gated(inputs.features, features)
         parts = (outputs, features, correlations, maps)
         return JointAttention(*(inputs.restore(part) for part in parts))
@@ -191,11 +195,11 @@ class JointCrossAttention(nn.Module):
             longest=dict.fromkeys(self.modalities.dims, self.length),
         )
 
-    def _attend(self, inputs: Inputs) -> "list[_Attended]":
+    def _attend(self, inputs: Inputs) -> "list[Callable[[], _Attended]]":
         joint = functional.joint_features(inputs.features)
         dropout = self.dropout if self.training else 0.0
         parts = zip(self.branches.values(), inputs.features, inputs.masks, strict=True)
-        return [branch(x, joint, valid, dropout) for branch, x, valid in parts]
+        return [partial(branch, x, joint, valid, dropout) for branch, x, valid in parts]
 
     def _gated(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Sequence[Tensor]:
         if not self.gates:

@@ -1,6 +1,7 @@
 """Recursive cross-modal attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast, overload
 
 import torch
@@ -196,7 +197,7 @@ class RecursiveCrossModalAttention(nn.Module):
         inputs = self._flatten(modalities, mask)
         features, seen = inputs.features, []
         for branches in self._recursions():
-            attended = self._step(branches, features, inputs.masks)
+            attended = [attend() for attend in self._step(branches, features, inputs.masks)]
             seen.append(
                 RecursionStep(*(inputs.restore(part) for part in zip(*attended, strict=True)))
             )
@@ -269,28 +270,41 @@ class RecursiveCrossModalAttention(nn.Module):
 
     def _step(
         self, branches: nn.Module, features: Sequence[Tensor], masks: Sequence[Tensor | None]
-    ) -> list[Attended]:
-        """Updates all modalities together from the features of the step before."""
-        names = list(self.modalities.dims)
+    ) -> list[Callable[[], Attended]]:
+        """Updates all modalities from the features of the step before, each when it is called."""
         inner = unit_scale(features, masks) if self.stable else features
         share = self._aligned and self.joint == "all"
-        whole = [functional.joint_features(inner)] if share else []
-        attended = []
-        for k, name in enumerate(names):
-            members = [names.index(member) for member in self._members(name)]
-            joint = [inner[m] for m in members]
-            if self._aligned:
-                joint = whole or [functional.joint_features(joint)]
-            joint_masks = [masks[m] for m in members]
-            dropout = self.dropout if self.training else 0.0
-            branch = branches.get_submodule(name)
-            attended.append(branch(features[k], inner[k], joint, masks[k], joint_masks, dropout))
+        whole = functional.joint_features(inner) if share else None
+        return [
+            partial(self._attend, branches, k, features[k], inner, whole, masks)
+            for k in range(len(features))
+        ]
+
+    def _attend(
+        self,
+        branches: nn.Module,
+        k: int,
+        x: Tensor,
+        inner: Sequence[Tensor],
+        whole: Tensor | None,
+        masks: Sequence[Tensor | None],
+    ) -> Attended:
+        names = list(self.modalities.dims)
+        members = [names.index(member) for member in self._members(names[k])]
+        joint = [inner[m] for m in members]
+        if self._aligned:
+            joint = [functional.joint_features(joint) if whole is None else whole]
+        dropout = self.dropout if self.training else 0.0
+        attended: Attended = branches.get_submodule(names[k])(
+            x, inner[k], joint, masks[k], [masks[m] for m in members], dropout
+        )
         return attended
 
     def _features(
         self, branches: nn.Module, features: Sequence[Tensor], masks: Sequence[Tensor | None]
     ) -> list[Tensor]:
-        return [one.features for one in self._step(branches, features, masks)]
+        # One after the other: the C and H of a modality make room for those of the next.
+        return [attend().features for attend in self._step(branches, features, masks)]
 
     def _gated(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Sequence[Tensor]:
         if not self.gates:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 
 def correlate(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
@@ -11,14 +12,21 @@ def correlate(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     return x.mT @ mix(temporal, joint)
 
 
-def spread(x: Tensor, correlation: Tensor, feature: Tensor, longest: int | None) -> Tensor:
-    """Multiplies X F C; both orders share L d D, and F meets the smaller of X and C."""
+def spread(
+    x: Tensor,
+    correlation: Tensor,
+    feature: Tensor,
+    longest: int | None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Multiplies (X F + f) C; both orders share L d D, and F meets the smaller of X and C."""
     if longest is None:
         # A compiled graph must serve any number of steps, and windows without a limit are long.
         longest = correlation.shape[-1] + 1 if torch.compiler.is_compiling() else x.shape[1]
     if longest <= correlation.shape[-1]:
-        return x @ feature @ correlation
-    return x @ mix(feature, correlation)
+        return linear(x, feature.mT, bias) @ correlation
+    scores = x @ mix(feature, correlation)
+    return scores if bias is None else scores + (bias @ correlation)[:, None]
 
 
 def mix(weight: Tensor, x: Tensor) -> Tensor:

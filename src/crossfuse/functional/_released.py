@@ -7,30 +7,66 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from crossfuse.functional._products import correlate, spread
+from crossfuse.functional._products import mix, spread
 
 
 def released_correlation(
-    x: Tensor, joint: Tensor, temporal: Tensor, bias: Tensor, *, dropout: float = 0.0
+    x: Tensor,
+    joint: Tensor,
+    temporal: Tensor,
+    bias: Tensor,
+    mapping: Tensor | None = None,
+    mapping_bias: Tensor | None = None,
+    valid: Tensor | None = None,
+    *,
+    dropout: float = 0.0,
+    longest: int | None = None,
 ) -> Tensor:
-    r"""Correlates as the authors' released code does: with a bias over the steps, and dropout.
+    r"""Correlates as the authors' released code does: with biases, a map of the joint, and dropout.
 
-    .. math:: C = \mathrm{dropout}\left(\tanh\left(\frac{(X^\top T + t) J}{\sqrt{D}}\right)\right)
+    .. math::
+        C = \mathrm{dropout}\left(\tanh\left(\frac{(X^\top T + t) J'}{\sqrt{D}}\right)\right)
+        \qquad J' = J P + p
 
     Args:
         x: One modality :math:`X`, (B, L, d).
         joint: Its joint :math:`J`, (B, L, D), zero at invalid steps.
         temporal: Learned mixing of the steps :math:`T`, (L, L).
         bias: Its bias :math:`t`, (L,).
+        mapping: Learned map of the joint :math:`P`, (D, D); ``None`` for :math:`J' = J`.
+        mapping_bias: Its bias :math:`p`, (D,).
+        valid: Steps at which :math:`J'` is not zero, bool (B, L), True = valid; ``None`` for all.
         dropout: Probability of dropping an element; 0 when not training.
+        longest: As in :func:`attention_map`.
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1) without dropout.
     """
-    # The bias is the same in every row of X'T, so its share of the product is one row for all.
     scale = joint.shape[-1] ** -0.5
-    scores = correlate(x, joint, temporal * scale).add_((bias * scale @ joint)[:, None])
+    if mapping is not None and x.shape[-1] < (longest or x.shape[1]):
+        # Fewer features than steps: P comes after the product, and p where the steps are summed.
+        mixed = _mixed(x, temporal * scale, bias * scale)
+        scores = mixed.mT @ joint @ mapping
+        if mapping_bias is not None:
+            scores.add_(_kept(mixed, valid).sum(dim=1)[..., None] * mapping_bias)
+    else:
+        if mapping is not None:
+            joint = _kept(linear(joint, mapping.mT, mapping_bias), valid)
+        if x.shape[-1] <= joint.shape[-1]:
+            scores = _mixed(x, temporal * scale, bias * scale).mT @ joint
+        else:
+            rows = torch.bmm((bias * scale).expand(joint.shape[0], 1, -1), joint)
+            scores = (x.mT @ mix(temporal * scale, joint)).add_(rows)
     return torch.dropout(torch.tanh_(scores), dropout, train=True)
+
+
+def _mixed(x: Tensor, temporal: Tensor, bias: Tensor) -> Tensor:
+    """The transpose of X'T + t: (B, L, d)."""
+    return torch.baddbmm(bias[:, None], temporal.mT.expand(x.shape[0], -1, -1), x)
+
+
+def _kept(x: Tensor, valid: Tensor | None) -> Tensor:
+    return x if valid is None else x * valid[..., None]
 
 
 def released_attention_map(
@@ -55,7 +91,7 @@ def released_attention_map(
     Returns:
         The attention map :math:`H`, (B, L, D), in [0, 1). Invalid steps are not zero.
     """
-    scores = spread(x, correlation, feature, longest).add_((bias @ correlation)[:, None])
+    scores = spread(x, correlation, feature, longest, bias)
     return torch.relu(torch.tanh_(scores))
 
 
