@@ -17,6 +17,8 @@ from rich.console import Console
 from examples.affwild2.__main__ import COMMANDS, main
 from examples.affwild2.assemble import SETUP, Weights, read_saved
 from examples.affwild2.extract import extract
+from examples.affwild2.features import load_features
+from examples.affwild2.pictures import hidden_frames
 from examples.affwild2.presets import PRESETS, Changes
 from examples.affwild2.pretrain import load_backbones, save_backbones
 from examples.affwild2.run_commands import Evaluate, Plot, Predict, Train
@@ -119,6 +121,24 @@ def test_a_run_is_drawn(trained: Path, tmp_path: Path) -> None:
     Plot(trained / "valence", tmp_path).run(_console())
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {"curves.png", "trial.png", "correlations.png"}
+
+
+def test_hidden_frames_are_those_of_the_truth(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tree = affwild2.tree(tmp_path_factory, mp4=True)
+    parts = ("face_missing", "mouth_hidden", "eyes_hidden")
+    some = dict.fromkeys(parts, False)
+    for trial in load_features(trained / "features"):
+        hidden = hidden_frames(trained / "features", trial)
+        with np.load(tree / "truth" / f"{trial.name}.npz") as truth:
+            missing = truth["face_missing"][trial.index]
+            expected = {part: truth[part][trial.index] & ~missing for part in parts[1:]}
+        expected["face_missing"] = missing
+        for part, got in zip(parts, hidden.values(), strict=True):
+            np.testing.assert_array_equal(got, expected[part])
+            some[part] |= bool(got.any())
+    assert all(some.values())
 
 
 def test_a_table_of_methods_and_folds(

@@ -8,11 +8,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from examples.affwild2.data import encode
-from examples.affwild2.plots import plot_bars, plot_correlations, plot_curves
+from examples.affwild2.plots import _gaps, plot_bars, plot_correlations, plot_curves
 from examples.affwild2.presets import AUTHORS, DEMO
 from examples.affwild2.report import write_report
 from examples.affwild2.runs import Run, build
@@ -43,6 +46,8 @@ def test_verdicts_tell_gains_and_losses_alike() -> None:
         "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
         "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
     ]
+    *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable", 0.5)])
+    assert last.endswith("RCMA as printed, joint of the others: -0.100 valence CCC, not ahead")
     assert "-0.100 valence CCC, short of +0.05" in next(verdicts([*rows, _row("rcma-stable", 0.3)]))
     assert list(verdicts(rows)) == []
 
@@ -63,13 +68,23 @@ def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
     plot_curves(tmp_path / "curves.png", {"a": [{"epoch": 0, "loss": 1.0, "ccc": 0.1}]})
     pictures = [(tmp_path / "bars.png", "bars <&>"), (tmp_path / "curves.png", "curves")]
     report = tmp_path / "report.html"
-    write_report(report, Table(rows, ("it is ahead",), {}, {"window": 300}), pictures, {"seed": 0})
+    table = Table(rows, ("it is ahead",), {}, {"seed": 3407})
+    write_report(report, table, pictures, {"seed": 12}, note="only <a> note")
     text = report.read_text()
+    for seed in (12, 3407):  # of the data, of the preset: neither hides the other
+        assert f'<td>seed</td><td class="value">{seed}</td>' in text
     sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,30})", text)
     assert len(sources) == 3
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|url\(|@import|<script|<link(?! rel=\"icon\")", text)
-    for wanted in ("paper, on Aff-Wild2", "0.585", "face &amp; co", "bars &lt;&amp;&gt;", "torch"):
+    for wanted in (
+        "paper, on Aff-Wild2",
+        "0.585",
+        "face &amp; co",
+        "bars &lt;&amp;&gt;",
+        "only &lt;a&gt;",
+        "torch",
+    ):
         assert wanted in text
 
 
@@ -134,9 +149,16 @@ def test_the_papers_numbers_stand_in_a_column_of_their_own() -> None:
     show(console, table)
     (line,) = [line for line in console.export_text().splitlines() if "RCMA" in line]
     cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
-    assert cells == ["RCMA as printed, joint of the others", "0.250", "0.000", "", "0.585"]
+    assert cells == ["RCMA as printed, joint of the others", "0.250", "", "", "0.585"]
 
 
 def test_the_authors_preset_is_called_released() -> None:
     (row,) = make_table([_result("rcma", 0, 0.2)], {}, AUTHORS).rows
     assert row.title == "RCMA as released, joint of the others"
+
+
+@given(kept=st.lists(st.booleans(), min_size=2, max_size=30), fps=st.sampled_from([15.0, 29.97]))
+def test_lines_break_exactly_where_frames_were_left_out(kept: list[bool], fps: float) -> None:
+    index = np.flatnonzero([True, True, *kept])  # two neighbours tell how long a frame is
+    gaps = _gaps(index / fps)
+    assert gaps.tolist() == [i for i in range(1, len(index)) if index[i] - index[i - 1] > 1]

@@ -5,7 +5,7 @@ table shows which fusion is for what.
 """
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -82,12 +82,18 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
     table = run_table(data, out, plans, preset, Weights(demo=backbones), processes=processes)
     pictures = draw_sweep(out, data[0], table, preset, out / "pictures")
     settings = {
-        "size": size,
-        "seed": seed,
-        "kinds of data": {k: asdict(v) for k, v in kinds.items()},
+        "size of the data": size,
+        "seed of the data": seed,
+        "seeds of the networks": ", ".join(map(str, seeds)),
+        "folds": "the official split",
+        **{f"data: {kind}": _told(switches) for kind, switches in kinds.items()},
     }
     note = "Tiny: two epochs on six trials exercise the machinery; the numbers mean nothing."
     write_report(
         out / "report.html", table, pictures, settings, note=note if size == "tiny" else None
     )
     return table
+
+
+def _told(switches: Switches) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in vars(switches).items())

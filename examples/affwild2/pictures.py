@@ -123,7 +123,7 @@ def _draw_trial(saved: Sequence[Saved], folder: Path, encoded: Encoded | None = 
         hidden_frames(saved[0].features, trial),
         f"{run.target}, {trial.name}",
     )
-    names = " and ".join(predictions)
+    names = " and ".join(f"\u201c{name}\u201d" for name in predictions)
     told = f"A validation trial: its label, and what {names} made of it. Shaded where no face was "
     return [(path, f"{told}found, or a part of it was hidden.")]
 
@@ -132,4 +132,5 @@ def _draw_correlations(saved: Saved, folder: Path, encoded: Encoded | None = Non
     path = folder / "correlations.png"
     trials = saved.trials("validation", encoded)
     plot_correlations(path, saved.model.cpu(), trials, saved.run.preset.window)
-    return [(path, "RCMA's joint correlations C in the first validation window, step by step.")]
+    told = "RCMA's joint correlations C in the first validation window: down the features of a "
+    return [(path, f"{told}modality, across those of its joint; the bar divides the modalities.")]

@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from examples.affwild2.table import Row, Table
+from examples.affwild2.plots import WIDE
+from examples.affwild2.table import BAR_FUSION, BAR_SINGLE, Row, Table
 
 PACKAGES = ("crossfuse", "torch", "numpy", "accelerate", "matplotlib", "pillow", "av")
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#22303c;max-width:64rem;
 margin:2rem auto;padding:0 1rem}
 h1{line-height:1.2}h2{margin-top:2.4rem;border-bottom:1px solid #d8dee4}
-table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+table{border-collapse:separate;border-spacing:0;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .8rem;border-bottom:1px solid #e6eaee;text-align:right}
-th:first-child,td:first-child{text-align:left}tr.ours{font-weight:600}
-td.paper,th.paper{color:#6b7a88;border-left:2px solid #d8dee4}
-img{max-width:100%}figcaption{color:#52616e}.note{background:#f4f6f8;padding:.7rem 1rem}
+th{vertical-align:bottom}th:first-child,td:first-child{text-align:left;min-width:9rem;
+position:sticky;left:0;background:#fff}tr.ours{font-weight:600}
+th.paper{white-space:nowrap}td.paper,th.paper{color:#5b6976;border-left:2px solid #d8dee4}
+td.value{text-align:left}
+figure{margin:1.6rem 0}figcaption{color:#52616e}.note{background:#f4f6f8;padding:.7rem 1rem}
 .wide{overflow-x:auto}
+@media(max-width:40rem){h1{font-size:1.6rem}th,td{padding:.25rem .45rem}ul{padding-left:1.2rem}}
 """
 
 
@@ -48,15 +52,20 @@ def write_report(
             "with what the row sees, computed from how the data was made."
         ),
         *([] if note is None else [_paragraph(html.escape(note))]),
-        "<h2>Is fusion ahead?</h2><ul>",
+        "<h2>Is fusion ahead?</h2><p>Bars fixed beforehand, in valence: RCMA (stable) "
+        f"{BAR_SINGLE} above the best single modality, {BAR_FUSION} above concatenation and above "
+        "the mean of the single predictions, and ahead of itself with shuffled partners.</p><ul>",
         *(f"<li>{html.escape(line)}</li>" for line in table.verdicts),
         "</ul>",
     ]
     for heading, rows in table.groups():
         sections += [f"<h2>{html.escape(heading[0].upper() + heading[1:])}</h2>", _table(rows)]
+    if pictures:
+        sections.append("<h2>Pictures</h2>")
     sections += [_figure(picture, caption) for picture, caption in pictures]
     versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    sections += ["<h2>Settings</h2>", _pairs({**settings, **table.preset})]
+    sections += ["<h2>Settings</h2>", _pairs(settings)]
+    sections += ["<h2>The preset of all networks</h2>", _pairs(table.preset)]
     sections += ["<h2>Versions</h2>", _pairs(versions)]
     title = "Valence and arousal from faces, voices and words"
     path.write_text(
@@ -70,11 +79,12 @@ def write_report(
 def _table(rows: Sequence[Row]) -> str:
     head = (
         "<tr><th>method</th><th>CCC</th><th>spread</th><th>runs</th><th>ceiling</th>"
-        '<th class="paper">paper, on Aff-Wild2</th></tr>'
+        '<th class="paper">paper, on Aff-Wild2<br>(fusion: its best fold)</th></tr>'
     )
     body = "".join(
-        f"<tr{' class=ours' if row.method.startswith('rcma-stable') else ''}>"
-        f"<td>{html.escape(row.title)}</td><td>{row.mean:.3f}</td><td>{row.spread:.3f}</td>"
+        f"<tr{' class=ours' if row.ours else ''}>"
+        f"<td>{html.escape(row.title)}</td><td>{row.mean:.3f}</td>"
+        f"<td>{_number(row.spread if len(row.runs) > 1 else None, 3)}</td>"
         f"<td>{len(row.runs)}</td><td>{_number(row.ceiling, 2)}</td>"
         f'<td class="paper">{_number(row.paper, 3)}</td></tr>'
         for row in rows
@@ -90,8 +100,9 @@ def _figure(picture: Path, caption: str) -> str:
     data = base64.b64encode(picture.read_bytes()).decode()
     text = html.escape(caption)
     return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>"
+        f'<figure><div class="wide"><img alt="{text}" width="{WIDE * 96}" '
+        f'src="data:image/png;base64,{data}"></div><figcaption>'
+        f"{text}</figcaption></figure>"
     )
 
 
@@ -101,7 +112,7 @@ def _paragraph(text: str) -> str:
 
 def _pairs(values: Mapping[str, object]) -> str:
     rows = "".join(
-        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+        f'<tr><td>{html.escape(str(key))}</td><td class="value">{html.escape(str(value))}</td></tr>'
         for key, value in values.items()
     )
     return f'<div class="wide"><table>{rows}</table></div>'

@@ -70,6 +70,11 @@ class Row:
     paper: float | None
     folds: str = OFFICIAL
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is what the library recommends, rather than a rival or a control."""
+        return self.method.startswith("rcma-stable") and self.method != SHUFFLED
+
 
 @dataclass(frozen=True)
 class Table:
@@ -154,9 +159,14 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
         where = data if folds == OFFICIAL else f"{data}, {folds}"
         for title, theirs, bar in rivals:
             if theirs is not None:
-                gain = ours - theirs
-                judged = "as asked" if gain >= bar else f"short of {bar:+.2f}"
-                yield f"{where}: RCMA (stable) against {title}: {gain:+.3f} valence CCC, {judged}"
+                told = f"{where}: RCMA (stable) against {title}: {ours - theirs:+.3f} valence CCC"
+                yield f"{told}, {_judge(ours - theirs, bar)}"
+
+
+def _judge(gain: float, bar: float) -> str:
+    if not bar:
+        return "ahead" if gain > 0 else "not ahead"
+    return "as asked" if gain >= bar else f"short of {bar:+.2f}"
 
 
 def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Iterator[Row]:

@@ -115,7 +115,8 @@ def show(console: Console, table: Table) -> None:
         for row in rows:
             ceiling = "" if row.ceiling is None else f"{row.ceiling:.2f}"
             paper = "" if row.paper is None else f"{row.paper:.3f}"
-            lines.add_row(row.title, f"{row.mean:.3f}", f"{row.spread:.3f}", ceiling, paper)
+            spread = f"{row.spread:.3f}" if len(row.runs) > 1 else ""
+            lines.add_row(row.title, f"{row.mean:.3f}", spread, ceiling, paper)
         console.print(lines)
     for line in table.verdicts:
         console.print(line, highlight=False)
