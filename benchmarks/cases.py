@@ -61,7 +61,7 @@ def recursive_products(
         else:
             found += [(batch, d, d, joint_dim)]
         found += [(batch, length, d, joint_dim), (1, batch * length, joint_dim, d)]
-        found += [(1, batch * length, joint_dim, joint_dim)] * mapped
+        found += [(1, batch * min(d, length), joint_dim, joint_dim)] * mapped
     return tuple(found)
 
 
@@ -130,7 +130,7 @@ def released_case(
         lambda: RecursiveCrossModalAttention(dims, length, steps, joint=joint, variant="released"),
         recursive_products(batch, length, dims, joint, mapped=joint == "others") * steps,
         {"released": Peer(lambda ours: peers.Released(ours, dims, steps, joint), same=True)},
-        settings=("float32", "medium", "bfloat16"),
+        settings=("float32", "bfloat16"),
         compiled=(),
     )
 
@@ -217,9 +217,10 @@ def all_cases() -> list[Case]:
         recursive_case("rcma-paper", 12, 300, paper, compiled=("float32", "bfloat16")),
         released_case("rcma-released-v1", 12, 300, paper, "others"),
         released_case("rcma-released-v2", 12, 300, paper, "all"),
-        recursive_case("rcma-128", 12, 300, (128, 128, 128)),
+        recursive_case("rcma-128", 12, 300, (128, 128, 128), settings=("float32", "bfloat16")),
         recursive_case("rcma-one-sample", 1, 300, (128, 128, 128), settings=("float32",)),
-        recursive_case("rcma-eight", 12, 300, (64,) * 8, settings=("float32",)),
+        # One step: compiling grows with modalities times steps.
+        recursive_case("rcma-eight", 12, 300, (64,) * 8, 1, settings=("float32",)),
         joint_case("jca-16", 12, 16, (512, 512)),
         joint_case("jca-300", 12, 300, (512, 512), compiled=()),
         tcn_case("tcn-audio", 12, 300, 128, [128] * 4),

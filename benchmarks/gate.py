@@ -41,51 +41,59 @@ def zeros_or(gradient: Tensor | None, source: Tensor) -> Tensor:
     return torch.zeros_like(source) if gradient is None else gradient
 
 
-def disagreements(
-    ours: tuple[Run, nn.Module],
-    theirs: tuple[Run, nn.Module],
-    inputs: Sequence[Tensor],
-    setting: str = "float32",
-) -> list[str]:
-    """Says in what an implementation differs from the reference; empty if they agree.
+class Gate:
+    """Tells in what an implementation differs from a reference.
 
     Args:
-        ours: What is timed, and the module that it belongs to, which must be exact in float64.
-        theirs: The same of the reference.
+        run: How the reference is called, in the timed setting.
+        reference: The module behind it, which in float64 is the truth.
         inputs: The inputs of the timing.
         setting: The setting of the timing.
     """
-    with torch.no_grad():
-        weights = [torch.randn_like(x, dtype=torch.float32) for x in theirs[0](inputs)]
-    truth = _named(_double(theirs[1]), inputs, weights)
-    exact = _named(_double(ours[1]), inputs, weights)
-    if exact.keys() != truth.keys():
-        return [f"it has {sorted(exact)}, not {sorted(truth)}"]
-    told = [f"{line}, in float64" for line in _told(_errors(exact, truth), {}, (EXACT, EXACT))]
-    reference = _errors(_named(theirs, inputs, weights), truth)
-    return told + _told(_errors(_named(ours, inputs, weights), truth), reference, FLOOR[setting])
+
+    def __init__(
+        self, run: Run, reference: nn.Module, inputs: Sequence[Tensor], setting: str = "float32"
+    ) -> None:
+        self.inputs, self.setting = inputs, setting
+        with torch.no_grad():
+            self.weights = [torch.randn_like(x, dtype=torch.float32) for x in run(inputs)]
+        self.truth = self._named(*_double(reference))
+        self.rounding = _errors(self._named(run, reference), self.truth)
+        self.exact: dict[nn.Module, list[str]] = {}
+
+    def disagreements(self, run: Run, module: nn.Module) -> list[str]:
+        """Says what is wrong with what is timed or, in float64, with its module; or nothing."""
+        if module not in self.exact:
+            self.exact[module] = self._inexact(module)
+        if self.exact[module]:
+            return self.exact[module]
+        errors = _errors(self._named(run, module), self.truth)
+        return _told(errors, self.rounding, FLOOR[self.setting])
+
+    def _inexact(self, module: nn.Module) -> list[str]:
+        found = self._named(*_double(module))
+        if found.keys() != self.truth.keys():
+            return [f"it has {sorted(found)}, not {sorted(self.truth)}"]
+        told = _told(_errors(found, self.truth), {}, (EXACT, EXACT))
+        return [f"{line}, in float64" for line in told]
+
+    def _named(self, run: Run, module: nn.Module) -> dict[str, Tensor]:
+        """Outputs and gradients under our names, in float64."""
+        dtype = next(module.parameters()).dtype
+        leaves = [x.detach().to(dtype).requires_grad_() for x in self.inputs]
+        outputs, found = gradients(run, module, leaves, self.weights)
+        if isinstance(module, Restated | PyTorchTCN) or (
+            isinstance(module, Head) and isinstance(module.fuse, Restated)
+        ):
+            found = {n: g for n, g in found.items() if n.startswith("input ")} | module.ours(found)
+        told = {f"output {k}": y for k, y in enumerate(outputs)}
+        told |= {f"gradient of {name}": gradient for name, gradient in found.items()}
+        return {name: x.double() for name, x in told.items()}
 
 
 def _double(module: nn.Module) -> tuple[Run, nn.Module]:
     module = deepcopy(module).double()
     return module, module
-
-
-def _named(
-    implementation: tuple[Run, nn.Module], inputs: Sequence[Tensor], weights: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Outputs and gradients under our names, in float64."""
-    run, module = implementation
-    dtype = next(module.parameters()).dtype
-    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
-    outputs, found = gradients(run, module, leaves, weights)
-    if isinstance(module, Restated | PyTorchTCN) or (
-        isinstance(module, Head) and isinstance(module.fuse, Restated)
-    ):
-        found = {n: g for n, g in found.items() if n.startswith("input ")} | module.ours(found)
-    told = {f"output {k}": y for k, y in enumerate(outputs)}
-    told |= {f"gradient of {name}": gradient for name, gradient in found.items()}
-    return {name: x.double() for name, x in told.items()}
 
 
 def _errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:

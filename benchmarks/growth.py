@@ -90,7 +90,7 @@ def measure(curve: Curve, device: str, seconds: float, sizes: Sequence[int]) -> 
     """Time and peak memory at every size, and the exponents of both."""
     torch.manual_seed(0)
     calls = {str(n): training_step(curve.build(n), curve.shape(n), device) for n in sizes}
-    timings = interleaved(calls, seconds=seconds, least=3)
+    timings = interleaved(calls, seconds=seconds, least=3, device=device)
     peaks = [peak_bytes(call, device) for call in calls.values()]
     times = [timings[str(n)].median_s for n in sizes]
     gc.collect()

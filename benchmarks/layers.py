@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import crossfuse
 from benchmarks.cases import Case, Peer
-from benchmarks.gate import Run, disagreements
+from benchmarks.gate import Gate, Run
 from benchmarks.timing import Call, header, interleaved, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,7 +63,7 @@ def measure(
         ]
         with _setting(setting):
             entries = _entries(case, setting, device, refused)
-            _gate(case, setting, device, entries, inputs, refused)
+            _gate(case, setting, entries, inputs, refused)
             rows += _timed(case, setting, device, entries, inputs, seconds, least)
         torch.compiler.reset()
     return rows, refused
@@ -159,22 +159,19 @@ def _autocast(run: Run, setting: str, device: str) -> Run:
 def _gate(
     case: Case,
     setting: str,
-    device: str,
     entries: dict[str, Entry],
     inputs: Sequence[Tensor],
     refused: list[str],
 ) -> None:
-    """Drops what disagrees with the reference, or the whole case if that is ours."""
+    """Drops what disagrees with the reference, and everything where there is none."""
     reference = next((name for name, peer in case.peers.items() if peer.same), None)
     if reference not in entries:
         refused.append(f"{case.name}, {setting}: no reference to agree with")
         entries.clear()
         return
-    truth = entries[reference]
+    gate = Gate(entries[reference].run, entries[reference].module, inputs, setting)
     for name in [n for n, entry in entries.items() if entry.same and n != reference]:
-        entry = entries[name]
-        told = disagreements((entry.run, entry.module), (truth.run, truth.module), inputs, setting)
-        if told:
+        if told := gate.disagreements(entries[name].run, entries[name].module):
             refused.append(f"{case.name}, {setting}, {name}: {told[0]}")
             del entries[name]
 
@@ -192,7 +189,7 @@ def _timed(
     for direction in (FORWARD, BOTH) if entries else ():
         calls = {name: _call(entry, inputs, direction) for name, entry in entries.items()}
         calls[LIMIT] = _products(case, setting, device)
-        timings = interleaved(calls, seconds=seconds, least=least)
+        timings = interleaved(calls, seconds=seconds, least=least, device=device)
         fair = timings[LIMIT].median_s * (1 if direction == FORWARD else 3)
         for name, (seconds_taken, spread, rounds) in timings.items():
             entry = entries.get(name)

@@ -29,8 +29,30 @@ class Timing(NamedTuple):
     rounds: int
 
 
+def clock(device: str) -> Callable[[], float]:
+    """A clock in seconds: of CUDA events on a GPU, of torch.utils.benchmark elsewhere."""
+    if device != "cuda":
+        now: Callable[[], float] = timer
+        return now
+    begin = torch.cuda.Event(enable_timing=True)
+    begin.record()
+
+    def elapsed() -> float:
+        end = torch.cuda.Event(enable_timing=True)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+    return elapsed
+
+
 def interleaved(
-    calls: Mapping[str, Call], *, seconds: float, least: int = 5, most: int = 40
+    calls: Mapping[str, Call],
+    *,
+    seconds: float,
+    least: int = 5,
+    most: int = 40,
+    device: str = "cpu",
 ) -> dict[str, Timing]:
     """Times calls that take turns, for about so many seconds in all.
 
@@ -39,16 +61,19 @@ def interleaved(
         seconds: When to stop, once there are ``least`` rounds.
         least: The fewest rounds.
         most: The most.
+        device: Whose clock it is.
     """
     # The Timer of torch.utils.benchmark warms up before every timing; once is enough.
-    timers = {name: Timer(call, timer=timer) for name, call in calls.items()}
+    now = clock(device)
+    timers = {name: Timer(call, timer=now) for name, call in calls.items()}
     for each in timers.values():
         each.timeit(1)
-    # What takes less than some milliseconds is repeated, to be longer than the clock is coarse.
+    # What takes less than some milliseconds is repeated, to be longer than the clock is coarse;
+    # for what takes longer, this is its first round.
     first = {name: each.timeit(1) for name, each in timers.items()}
     number = {name: max(1, min(200, int(0.01 / max(t, 1e-7)))) for name, t in first.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    begin, rounds = time.perf_counter(), 0
+    taken = {name: [t] if number[name] == 1 else [] for name, t in first.items()}
+    begin, rounds = time.perf_counter(), 1
     while rounds < least or (rounds < most and time.perf_counter() - begin < seconds):
         for name, each in timers.items():
             taken[name].append(each.timeit(number[name]) / number[name])
