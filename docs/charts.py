@@ -38,6 +38,8 @@ LAYERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "leader-follower": lambda dims, _: crossfuse.LeaderFollowerAttention(dims, leader=0),
     "concatenation": lambda dims, _: crossfuse.ConcatFusion(dims, sum(dims)),
 }
+# The default colours of lines are too dark for a dark page.
+BRIGHT = ("#6cb2ff", "#ffb057", "#72d48f", "#ff7f78", "#c9a6ff", "#cfa892", "#ff9fd6", "#9aa3b2")
 MARKS = ("o-", "o--", "s-", "^-", "v-", "x-")
 
 
@@ -254,21 +256,26 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
 def settings(theme: Theme) -> dict[Any, Any]:
     """Matplotlib's settings for a theme; files are the same on every run."""
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink)
-    return ink | {
-        "svg.hashsalt": "crossfuse",
-        "svg.fonttype": "none",
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "axes.edgecolor": theme.faint,
-        "axes.facecolor": "none",
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": theme.faint,
-        "grid.alpha": 0.25,
-        "savefig.transparent": True,
-    }
+    lines = {"axes.prop_cycle": mpl.cycler(color=BRIGHT)} if theme.suffix else {}
+    return (
+        ink
+        | lines
+        | {
+            "svg.hashsalt": "crossfuse",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "font.size": 10,
+            "axes.edgecolor": theme.faint,
+            "axes.facecolor": "none",
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": theme.faint,
+            "grid.alpha": 0.25,
+            "savefig.transparent": True,
+        }
+    )
 
 
 def main() -> None:

@@ -62,13 +62,21 @@ _converter = LatexToMathML(ignore_unknown_commands=False)
 
 def _mathml(translator, node, *, block):
     """Writes MathML, which browsers set themselves: no script, nothing fetched."""
+    # Formulas side by side stand below each other where the page is narrow.
+    parts = node.astext().split(r"\qquad") if block else [node.astext()]
+    set_parts = "".join(_set(translator, node, part, block=block) for part in parts)
+    # No line may begin with the comma or full stop after a formula: a word joiner holds it.
+    text = f'<div class="formula">{set_parts}</div>' if block else f"{set_parts}\u2060"
+    translator.body.append(text)
+    raise nodes.SkipNode
+
+
+def _set(translator, node, formula, *, block):
     try:
-        mathml = _converter.convert_with_local_state(node.astext(), displaystyle=block)
+        return _converter.convert_with_local_state(formula, displaystyle=block)
     except LatexError as error:
         _log.warning("cannot set this formula: %s", error, location=node)
-        mathml = f"<code>{translator.encode(node.astext())}</code>"
-    translator.body.append(f'<div class="formula">{mathml}</div>' if block else mathml)
-    raise nodes.SkipNode
+        return f"<code>{translator.encode(formula)}</code>"
 
 
 def setup(app):
