@@ -27,6 +27,7 @@ def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
     """Writes whatever the results in the folder allow; says what it wrote."""
     written: list[Path] = []
     layers, growth = (folder / f"{name}-{device}.json" for name in ("layers", "growth"))
+    tuning = folder / "tuning.json"
     if layers.exists():
         told = json.loads(layers.read_text())
         written += [folder / f"layers-{device}.md", folder / f"settings-{device}.md"]
@@ -39,6 +40,9 @@ def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
         written += [folder / f"growth-{device}.md", folder / f"growth-{device}.svg"]
         written[-2].write_text(growth_table(told))
         _save(draw_growth(told["curves"]), written[-1])
+    if tuning.exists():
+        written.append(folder / "tuning.md")
+        written[-1].write_text(tuning_table(json.loads(tuning.read_text())))
     return written
 
 
@@ -104,6 +108,23 @@ def growth_table(told: dict[str, Any]) -> str:
         sizes = f"{curve['sizes'][0]} to {curve['sizes'][-1]}"
         time, memory = (f"{size}^{curve[f'{what}_exponent']}" for what in ("time", "memory"))
         lines.append(f"| {curve['name']} | {size} | {sizes} | {time} | {memory} |")
+    return "\n".join(lines) + "\n"
+
+
+def tuning_table(told: dict[str, Any]) -> str:
+    """What threads, batch, precision and compilation change for one layer."""
+    lines = [header_line(told["header"]), f"{told['case']}\n", *_head("what", "is", "gives")]
+    one = told["threads_s"]["1"]
+    for threads, seconds in told["threads_s"].items():
+        ratio = f", {one / seconds:.2f}× the speed of one" if threads != "1" else ""
+        lines.append(f"| threads | {threads} | {1e3 * seconds:.0f} ms a training step{ratio} |")
+    for batch, rate in told["samples_a_second"].items():
+        lines.append(f"| batch | {batch} | {rate:.0f} samples a second in training |")
+    for form, errors in told["error"].items():
+        for setting, error in errors.items():
+            lines.append(f"| error, {form} | {setting} | {error:.1e} of the norm, from float64 |")
+    seconds = told["compilation_s"]
+    lines.append(f"| compilation | first training step | {seconds:.0f} s, once |")
     return "\n".join(lines) + "\n"
 
 

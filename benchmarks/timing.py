@@ -41,7 +41,7 @@ def clock(device: str) -> Callable[[], float]:
         end = torch.cuda.Event(enable_timing=True)
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1000
+        return float(begin.elapsed_time(end)) / 1000
 
     return elapsed
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import cases, gate, layers, peers, report, timing
+from benchmarks import cases, gate, layers, peers, report, timing, tuning
 from crossfuse import RecursiveCrossModalAttention
 
 FIELDS = {
@@ -109,6 +109,19 @@ def test_peak_memory_counts_what_lives_together() -> None:
         torch.ones(1000, 512)
 
     assert timing.peak_bytes(call, "cpu") == 1000 * 512 * 4
+
+
+def test_tuning_tells_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "BATCHES", (1, 2))
+    monkeypatch.setattr(tuning, "LENGTH", 20)
+    monkeypatch.setattr(tuning, "of_compilation", lambda: 1.0)
+    threads = torch.get_num_threads()
+    told = json.loads(tuning.main(tmp_path, seconds=0.0).read_text())
+    assert torch.get_num_threads() == threads
+    assert all(0 < e < 0.1 for errors in told["error"].values() for e in errors.values())
+    assert told["error"]["stable"]["float32"] < told["error"]["stable"]["bfloat16 autocast"]
+    (table,) = report.write(tmp_path)
+    assert "samples a second" in table.read_text()
 
 
 def test_the_report_holds_what_the_results_hold(tmp_path: Path) -> None:
