@@ -259,7 +259,7 @@ def test_every_command_explains_itself(
         main()
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "usage: affwild2" in said
+    assert f"usage: python -m examples.affwild2 {command}" in said
     for number, line in enumerate(said.splitlines()):
         option = re.search(r"^│ (--[a-z0-9-]+)", line)
         if option and option[1] != "--help":

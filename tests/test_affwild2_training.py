@@ -155,6 +155,25 @@ def test_every_method_predicts_with_any_modality_missing(method: str) -> None:
         torch.testing.assert_close(made, model(batch.streams, emptied, encoded=True))
 
 
+@pytest.mark.parametrize("encoded", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("joint", ["others", "all"])
+def test_no_parameter_is_dead(method: str, encoded: bool, joint: str) -> None:
+    """Several processes wait for the gradient of every free parameter."""
+    made = _backbones()
+    for variant in ("printed", "released"):
+        preset = replace(SMALL, joint=joint, variant=variant)  # type: ignore[arg-type]  # as listed
+        model = build(_run(method, preset), made).train()
+        trials = _trials().see(find_method(method).modalities)
+        trials = encode(trials, made) if encoded else trials
+        if encoded:
+            release(model, 0)
+        batch = trials.batch([Window(0, 0), Window(3, 9)], 30, "valence")
+        model(batch.streams, batch.masks, encoded=encoded).sum().backward()
+        dead = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert dead == []
+
+
 def test_frames_and_their_features_give_the_same_prediction() -> None:
     backbones = _backbones()
     raw = _trials()

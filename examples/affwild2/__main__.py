@@ -26,6 +26,7 @@ def main() -> None:
     """Runs the command; a user's mistake is one line, not a traceback."""
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
+        prog="python -m examples.affwild2",
         description="Aff-Wild2 valence and arousal from faces, voices and words, end to end.",
     )
     try:

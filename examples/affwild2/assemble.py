@@ -8,9 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # ships no types
-from accelerate.utils import (  # type: ignore[import-untyped]  # ships no types
-    DistributedDataParallelKwargs,
-)
 from torch import Tensor, nn
 
 from examples.affwild2.backbones import IR50, VGGish, load_ir50, load_vggish
@@ -138,8 +135,7 @@ def make_accelerator(*, cpu: bool = False, mixed_precision: str = "no") -> Accel
     """Finds the device and the other processes, as torchrun or accelerate started them."""
     torch.backends.cudnn.deterministic = True  # item 39 of the set-up
     torch.backends.cudnn.benchmark = False
-    sparing = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=cpu, mixed_precision=mixed_precision, kwargs_handlers=[sparing])
+    return Accelerator(cpu=cpu, mixed_precision=mixed_precision)
 
 
 def split(features: Path, fold: int) -> tuple[list[Features], list[Features]]:

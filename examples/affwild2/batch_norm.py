@@ -3,9 +3,10 @@
 Shapes: B windows, L steps, d features.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn import functional as collective
 
 
 class MaskedBatchNorm(nn.Module):
@@ -58,9 +59,25 @@ class MaskedBatchNorm(nn.Module):
         )
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes; every process's gradient reaches every summand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401  # torch's context
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ANN401  # torch's context
+        total = grad.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _everywhere(x: Tensor) -> Tensor:
     """Adds up over the processes, gradients included."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return x
-    total: Tensor = collective.all_reduce(x)
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]  # torch's
     return total

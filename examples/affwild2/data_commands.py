@@ -51,15 +51,15 @@ class Extract:
     Attributes:
         root: The folder that holds cropped_aligned/ and the annotations.
         out: Where the features go.
-        options: What to extract.
+        extraction: What to extract.
     """
 
     root: Path
     out: Path
-    options: tyro.conf.OmitArgPrefixes[ExtractOptions] = field(default_factory=ExtractOptions)
+    extraction: tyro.conf.OmitArgPrefixes[ExtractOptions] = field(default_factory=ExtractOptions)
 
     def run(self, console: Console) -> None:
-        report = extract(self.root, self.out, self.options)
+        report = extract(self.root, self.out, self.extraction)
         for line in report.problems:
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         console.print(

@@ -1,5 +1,6 @@
 """The commands that train one network and use it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -84,6 +85,7 @@ class Train:
             made.validation,
             accelerator=accelerator,
             resume=self.resume,
+            tell=lambda row: _tell_epoch(console, row) if accelerator.is_main_process else None,
         )
         if accelerator.is_main_process:
             console.print(
@@ -205,6 +207,14 @@ class Plot:
             pictures = draw_run(read_saved(self.folder), self.folder, self.out)
         for path, _ in pictures:
             console.print(f"wrote {path}")
+
+
+def _tell_epoch(console: Console, row: Mapping[str, float]) -> None:
+    console.print(
+        f"epoch {row['epoch'] + 1}, stage {row['stage']}: loss {row['loss']:.4f}, "
+        f"validation CCC {row['ccc']:.4f}, rate {row['rate']:.1e}, {row['seconds']:.0f} s",
+        highlight=False,
+    )
 
 
 def _smoothed(predictions: Predictions, frames: int) -> Predictions:

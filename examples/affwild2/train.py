@@ -7,7 +7,7 @@ For others: ``train(run, out, backbones, training, validation) -> Progress``.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def train(
     *,
     accelerator: Accelerator | None = None,
     resume: bool = False,
+    tell: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Progress:
     """Trains a network; writes its checkpoint and log after every epoch.
 
@@ -54,6 +55,7 @@ def train(
         validation: Trials whose CCC decides which weights are the best.
         accelerator: Devices, precision and processes; None makes one for the CPU.
         resume: Go on from the checkpoint in ``out``, if there is one.
+        tell: Called after every epoch with its line of the log.
 
     Raises:
         ValueError: ``out`` holds a checkpoint of another run, or one and ``resume`` is False.
@@ -68,6 +70,8 @@ def train(
     while session.goes_on():
         session.train_epoch(training)
         session.finish_epoch(session.validate(validation))
+        if tell is not None:
+            tell(session.progress.log[-1])
     return session.progress
 
 
