@@ -611,10 +611,14 @@ def test_half_precision_trains(tmp_path: Path) -> None:
 
 
 def distributed_run(out: str) -> None:
-    """Trains without dropout and noise, so that the number of processes cannot matter."""
+    """Trains without dropout and noise, so that the number of processes cannot matter.
+
+    After the first epoch the backbones are free and see frames, cropped by chance.
+    """
     from examples.affwild2.assemble import make_accelerator
 
     preset = replace(SMALL, batch=5, feature_noise=0.0, tcn_dropout=0.0, head_dropout=0.0)
+    preset = replace(preset, releases=1, least_rate=1.0, augment=True)
     accelerator = make_accelerator(cpu=True)
     train(_run(preset=preset), Path(out), *_setup(), accelerator=accelerator)
 
@@ -633,6 +637,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         command += [f"--nproc-per-node={processes}", str(script), str(tmp_path / str(processes))]
         subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, timeout=300)
     one, two = (_state(tmp_path / str(n))["progress"]["log"] for n in (1, 2))
+    assert [row["stage"] for row in one] == [0, 1, 1, 1][: len(one)]
     for key in ("loss", "ccc"):
         assert [row[key] for row in two] == pytest.approx([row[key] for row in one], abs=1e-4)
 
