@@ -483,12 +483,12 @@ def test_a_missing_annotation_is_one_line(tmp_path: Path) -> None:
 def test_rows_outside_the_range_or_without_numbers_are_invalid(tmp_path: Path) -> None:
     path = tmp_path / "trial.txt"
     rows = ["-0.024,0.279", "-5,-5", "0.1, 0.2", "nan,0.1", "0.5", "1.0,-1.0", "0,-5"]
-    rows += ["1.1,0", "-1.1,0"]
+    rows += ["1.1,0", "-1.1,0", "0,inf"]
     path.write_text("\n".join(["valence, arousal", *rows]))
     annotation = layout.read_annotation(path)
-    assert annotation.valid.tolist() == [True, False, True, False, False, True, False, False, False]
+    assert annotation.valid.tolist() == [True, False, True, False, False, True, *[False] * 4]
     (problem,) = annotation.problems
-    assert "2 of 9 lines are not two numbers (the first is line 5)" in problem
+    assert "3 of 10 lines are not two numbers (the first is line 5)" in problem
 
 
 def test_a_damaged_sample_file_is_one_line(tmp_path: Path) -> None:

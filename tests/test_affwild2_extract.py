@@ -569,7 +569,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     # what is done, the one line that tells of it, what is absent afterwards
     "empty face": (_replace(FACE, b""), f"{FACE}: is empty; the frame is black", {"face"}),
     "cut face": (_truncate(FACE), f"{FACE}: is no whole JPEG", {"face"}),
-    "png face": (_replace(FACE, b"\x89PNG\r\n\x1a\n"), f"{FACE}: is no whole JPEG", {"face"}),
+    "png face": (
+        _replace(FACE, b"\x89PNG\r\n\x1a\n"),
+        f"{FACE}: is no whole JPEG (cannot identify image file); the frame is black",
+        {"face"},
+    ),
     "no faces": (
         lambda root: shutil.rmtree(root / "cropped_aligned/video2"),
         "cropped_aligned/video2: no such folder; every face is black",
@@ -622,7 +626,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     ),
     "nan labels": (
         _replace(LABELS, b"valence,arousal\n" + b"0.1,0.2\n" * 100 + b"nan,0.1\n0.2\n"),
-        f"{LABELS}: 2 of 102 lines are not two numbers (the first is line 102); those frames are",
+        f"{LABELS}: 2 of 102 lines are not two numbers (the first is line 102); those frames are "
+        "left out; labels 102 frames, its video has 320; the labels rule",
+        set(),
+    ),
+    "short labels": (
+        _replace(LABELS, b"valence,arousal\n" + b"0.1,0.2\n" * 300),
+        f"{LABELS}: labels 300 frames, its video has 320; the labels rule",
+        set(),
+    ),
+    "long labels": (
+        _replace(LABELS, b"valence,arousal\n" + b"0.1,0.2\n" * 336),
+        f"{LABELS}: labels 336 frames, its video has 320; the labels rule",
         set(),
     ),
 }

@@ -182,4 +182,5 @@ def _read_track(path: Path) -> tuple[Floats, int]:
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    told = str(getattr(error, "strerror", None) or error).strip()
+    return told.splitlines()[-1] if told else type(error).__name__

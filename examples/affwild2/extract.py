@@ -30,7 +30,7 @@ from examples.affwild2.layout import (
     read_annotation,
     resolve,
 )
-from examples.affwild2.sources import ExtractOptions, Source, read_source
+from examples.affwild2.sources import SHORT, ExtractOptions, Source, read_source
 from examples.affwild2.text import BertWords, align
 from examples.affwild2.video import last_face, read_faces
 
@@ -124,7 +124,7 @@ def _write_trial(
     labels, valid = _labels(trial, source, lengths, problems)
     index = np.flatnonzero(valid) if options.drop_invalid else np.arange(len(valid))
     wanted = np.arange(len(index)) if options.align_faces == "authors" else index
-    faces = read_faces(trial.faces, wanted)
+    faces = read_faces(trial.faces, np.arange(len(valid)))
     problems += faces.problems
     mel_rows = np.zeros(len(index), np.int64)
     word_index = np.full(len(index), -1, np.int32)
@@ -134,13 +134,13 @@ def _write_trial(
         word_index = align(source.words, index / source.fps * 1000)
     with whole(folder) as partial:
         partial.mkdir(parents=True)
-        np.save(partial / "faces.npy", faces.pixels)
+        np.save(partial / "faces.npy", faces.pixels[wanted])
         np.savez(
             partial / "frames.npz",
             index=index,
             labels=labels[index],
             valid=valid[index],
-            face_present=faces.present,
+            face_present=faces.present[wanted],
             mel_rows=mel_rows,
             word_index=word_index,
         )
@@ -161,9 +161,20 @@ def _labels(
     """Labels (zeros where invalid) and validity of every frame; the label file rules the length."""
     if trial.labels is not None:
         annotation = read_annotation(trial.labels)
-        problems += annotation.problems
+        told = [*annotation.problems, *_disagreement(trial.labels, len(annotation.values), source)]
+        if told:
+            problems.append(
+                "; ".join([told[0], *(t.removeprefix(f"{trial.labels}: ") for t in told[1:])])
+            )
         return np.where(annotation.valid[:, None], annotation.values, 0.0), annotation.valid
     frames = source.frames or lengths.get(trial.name, 0) or last_face(trial.faces)
     if not frames:
         raise DamagedFile(trial.faces, "holds no face, and no other file tells its length")
     return np.zeros((frames, 2), np.float32), np.ones(frames, bool)
+
+
+def _disagreement(labels: Path, rows: int, source: Source) -> list[str]:
+    """Tells of labels that are much shorter or longer than the video; a frame or two is normal."""
+    if source.fps is None or abs(rows - source.frames) <= SHORT * source.fps:
+        return []
+    return [f"{labels}: labels {rows} frames, its video has {source.frames}; the labels rule"]

@@ -162,7 +162,7 @@ def read_annotation(path: Path) -> Annotation:
     valid = np.asarray(((values >= -1) & (values <= 1)).all(axis=1))
     if not valid.any():
         raise DamagedFile(path, f"has no valid frame among its {len(values)}")
-    broken = np.flatnonzero(np.isnan(values).any(axis=1))
+    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     problems = [
         f"{path}: {len(broken)} of {len(values)} lines are not two numbers (the first is line "
         f"{broken[0] + 2}); those frames are left out"
@@ -205,7 +205,8 @@ def _names(
         return
     for folder in ANNOTATIONS[partition]:
         if (root / folder).is_dir():
-            yield from ((path.stem, path) for path in sorted((root / folder).glob("*.txt")))
+            paths = sorted((root / folder).glob("[!.]*.txt"))  # no ._name.txt, which some zips hold
+            yield from ((path.stem, path) for path in paths)
             return
     problems.append(f"{root / ANNOTATIONS[partition][0]}: no such folder; no {partition} trials")
 

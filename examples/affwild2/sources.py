@@ -24,7 +24,7 @@ from examples.affwild2.text import (
 )
 from examples.affwild2.video import probe
 
-SHORT = 1.0  # seconds of sound that may be missing at the end before anybody is told
+SHORT = 1.0  # seconds that sound, labels and video may differ before anybody is told
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,12 @@ def _read_picture(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _damage(path: Path, error: Exception) -> str:
-    return "is empty" if not path.stat().st_size else f"is no whole JPEG ({_short(error)})"
+    if not path.stat().st_size:
+        return "is empty"
+    return f"is no whole JPEG ({_short(error).replace(f' {str(path)!r}', '')})"
 
 
 def _short(error: Exception) -> str:
-    return str(error).splitlines()[0].replace(str(Path.cwd()), ".")[:80] if str(error) else "?"
+    """What went wrong, without the path, which the line begins with anyway."""
+    told = str(getattr(error, "strerror", None) or error).strip()
+    return told.splitlines()[0] if told else type(error).__name__
