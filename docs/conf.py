@@ -41,20 +41,19 @@ nitpick_ignore = [
     ("py:class", "crossfuse._modalities.T"),
     ("py:class", "crossfuse._compile.F"),
 ]
-# The pages are built where nothing can be fetched, so that torch's inventory is only there for who
-# asks for it: sphinx-build -t online. Elsewhere its names stay without a link.
+# The pages are built where nothing can be fetched, so that the inventories are only there for who
+# asks for them: sphinx-build -t online. Names that are in none stay without a link.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", None),
     "torch": ("https://docs.pytorch.org/docs/stable", None),
 }
 if tags.has("online"):  # type: ignore[name-defined]  # noqa: F821 - Sphinx puts tags here
     extensions.append("sphinx.ext.intersphinx")
-else:
-    nitpick_ignore_regex = [
-        (r"py:.*", r"torch\..*"),
-        (r"py:.*", r"(collections|typing)\..*"),
-        (r"py:(class|exc)", r"(int|str|float|bool|object|dict|list|tuple|None|\w+Error)"),
-    ]
+nitpick_ignore_regex = [
+    (r"py:.*", r"torch\..*"),
+    (r"py:.*", r"(collections|typing)\..*"),
+    (r"py:(class|exc)", r"(int|str|float|bool|object|dict|list|tuple|None|\w+Error)"),
+]
 
 _log = logging.getLogger(__name__)
 _converter = LatexToMathML(ignore_unknown_commands=False)
