@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib as mpl
 import torch
+from cycler import cycler
 from docs.diagrams import FOLDER, THEMES, Theme
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -256,7 +257,7 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
 def settings(theme: Theme) -> dict[Any, Any]:
     """Matplotlib's settings for a theme; files are the same on every run."""
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), theme.ink)
-    lines = {"axes.prop_cycle": mpl.cycler(color=BRIGHT)} if theme.suffix else {}
+    lines = {"axes.prop_cycle": cycler(color=BRIGHT)} if theme.suffix else {}
     return (
         ink
         | lines
@@ -278,9 +279,9 @@ def settings(theme: Theme) -> dict[Any, Any]:
     )
 
 
-def main() -> None:
+def main(folder: Path = FOLDER) -> None:
     """Draws what there are results for."""
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for name, (draw, results, height) in CHARTS.items():
         if results is not None and not results.is_file():
             continue
@@ -288,7 +289,7 @@ def main() -> None:
             with mpl.rc_context(settings(theme)):
                 figure = Figure(figsize=(5.0, height), layout="constrained")
                 draw(figure)
-                figure.savefig(FOLDER / f"{name}{theme.suffix}.svg", metadata={"Date": None})
+                figure.savefig(folder / f"{name}{theme.suffix}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

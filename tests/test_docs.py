@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs import diagrams
+from docs import charts, diagrams
 
 from crossfuse import TemporalConvNet
 from tests.zoo import foreign_warnings_silenced
@@ -84,6 +84,14 @@ def test_the_pictures_are_those_that_their_script_draws() -> None:
     drawn = diagrams.files()
     found = {name: (diagrams.FOLDER / name).read_text() for name in drawn}
     assert drawn == found, "run python -m docs.diagrams"
+
+
+@pytest.mark.slow
+def test_the_charts_are_those_of_the_results(tmp_path: Path) -> None:
+    charts.main(tmp_path)
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    found = {name: (diagrams.FOLDER / name).read_text() for name in drawn}
+    assert drawn == found, "run python -m docs.charts"
 
 
 @pytest.mark.parametrize("causal", [True, False])
