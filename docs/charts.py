@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, pstdev
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -173,8 +174,9 @@ def draw_affwild2(figure: Figure) -> None:
         if row["ceiling"] is not None:
             axes.plot(row["ceiling"], place, "|", color="C3", markersize=14)
     axes.plot([], [], "|", color="C3", markersize=10, label="best attainable")
-    names = [row["title"] for row in shown]
+    names = [fill(row["title"], 28) for row in shown]
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel="CCC of valence")
+    axes.tick_params(axis="y", labelsize=9)
     axes.invert_yaxis()
     figure.legend(loc="outside upper right", frameon=False)
 
@@ -248,7 +250,7 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
     "growth": (draw_growth, GROWTH, 5.6),
     "watch-accuracy": (draw_watch, WATCH, 3.6),
     "which-fusion": (draw_which, WHICH, 4.6),
-    "affwild2-valence": (draw_affwild2, AFFWILD2, 4.8),
+    "affwild2-valence": (draw_affwild2, AFFWILD2, 6.0),
     "speed": (draw_speed, LAYER_TIMES, 2.8),
     "sizes": (draw_sizes, SIZE_TIMES, 5.6),
 }
