@@ -14,10 +14,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from examples.affwild2 import ceilings, presets, sweep
 from examples.affwild2.__main__ import COMMANDS, main
 from examples.affwild2.assemble import SETUP, Weights, read_saved
 from examples.affwild2.extract import extract
 from examples.affwild2.features import load_features
+from examples.affwild2.latents import Switches
 from examples.affwild2.pictures import hidden_frames
 from examples.affwild2.presets import PRESETS, Changes
 from examples.affwild2.pretrain import load_backbones, save_backbones
@@ -141,6 +143,17 @@ def test_hidden_frames_are_those_of_the_truth(
     assert all(some.values())
 
 
+@pytest.fixture
+def rough_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceilings of two short trials: sixty take half a minute."""
+
+    def rough(trials: int, *, switches: Switches) -> ceilings.Table:
+        return ceilings.ceilings(min(trials, 2), seconds=4, switches=switches)
+
+    monkeypatch.setattr(sweep, "ceilings", rough)
+
+
+@pytest.mark.usefixtures("rough_ceilings")
 def test_a_table_of_methods_and_folds(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +245,31 @@ def test_the_full_presets_train_on_bert_words(
     assert absent == ["video2"]
 
 
+@pytest.mark.usefixtures("rough_ceilings")
+def test_a_table_of_the_full_preset(
+    worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "paper", replace(PRESETS["paper"], widths=((8,),) * 3))
+    command = TableCommand(
+        worded / "features",
+        tmp_path,
+        preset="paper",
+        methods=("words",),
+        targets=("valence",),
+        seeds=(3,),
+        processes=1,
+        cpu=True,
+        changes=QUICK,
+    )
+    command.run(_console())
+    (row,) = read_table(tmp_path / "table.json").rows
+    assert read_saved(tmp_path / "runs/data/words-valence-fold0-seed3").scale != (0.0, 1.0)
+    command.run(_console())
+    assert read_table(tmp_path / "table.json").rows == (row,), "what is trained is kept"
+    with pytest.raises(ValueError, match="method 'rcma-stable-shuffled': there are face"):
+        replace(command, methods=("rcma-stable-shuffled",)).run(_console())
+
+
 def test_word_vectors_are_asked_for(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no word vectors; run extract with --bert MODEL"):
         Train(trained / "features", tmp_path, method="words", cpu=True).run(_console())
@@ -282,3 +320,11 @@ def test_the_parity_switches_change_the_preset() -> None:
         expected = getattr(PRESETS["authors"], name) if value is None else value
         assert getattr(changed, name) == expected
     assert Changes().apply(PRESETS["authors"]) == PRESETS["authors"]
+
+
+def test_every_number_of_a_preset_has_its_source() -> None:
+    lines = Path(presets.__file__).read_text().splitlines()
+    fields = [line for line in lines if re.match(r"    [a-z_]+=", line)]
+    names = [line.split("=")[0].strip() for line in fields]
+    assert sorted(names) == sorted(3 * list(vars(presets.PAPER)))
+    assert [line for line in fields if not re.search(r",  # \w", line)] == []
