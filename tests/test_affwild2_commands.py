@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from examples.affwild2 import ceilings, presets, sweep
+from examples.affwild2 import ceilings, demo, generate, presets, sweep
 from examples.affwild2.__main__ import COMMANDS, main
 from examples.affwild2.assemble import SETUP, Weights, read_saved
 from examples.affwild2.extract import extract
@@ -184,6 +184,7 @@ def test_a_table_of_methods_and_folds(
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
         "bars-data-valence.png",
         "bars-data-valence-folds.png",
+        "report.html",
     }
     with pytest.raises(ValueError, match="method 'rmca': there are face, voice"):
         replace(command, methods=("rmca",)).run(_console())
@@ -328,3 +329,37 @@ def test_every_number_of_a_preset_has_its_source() -> None:
     names = [line.split("=")[0].strip() for line in fields]
     assert sorted(names) == sorted(3 * list(vars(presets.PAPER)))
     assert [line for line in fields if not re.search(r",  # \w", line)] == []
+
+
+# The demo
+
+
+def test_data_of_the_demo_is_made_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):  # stands for a kill
+        pass
+
+    def stopped(*_: object) -> None:
+        raise Stop
+
+    switches = Switches(0.5, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "_write_manifest", stopped)
+        with pytest.raises(Stop):
+            demo.make_kind(tmp_path, "a kind", "tiny", 4, switches)
+    monkeypatch.setitem(generate.COUNTS, "tiny", {"train": 2, "validation": 2, "test": 1})
+    data = demo.make_kind(tmp_path, "a kind", "tiny", 4, switches)
+    assert {trial.partition for trial in load_features(data.features)} == {
+        "train",
+        "validation",
+        "test",
+    }
+    tree = tmp_path / "data/a-kind/tree"
+    stamps = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    assert demo.make_kind(tmp_path, "a kind", "tiny", 4, switches) == data
+    assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == stamps
+    with pytest.raises(ValueError, match="was made with seed 4, not 5; name a new folder"):
+        demo.make_kind(tmp_path, "a kind", "tiny", 5, switches)
+    with pytest.raises(ValueError, match=r"was made with sarcasm 0\.5, not 0\.25; name a new"):
+        demo.make_kind(tmp_path, "a kind", "tiny", 4, Switches(0.25, 0.0))

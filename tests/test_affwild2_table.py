@@ -88,6 +88,16 @@ def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
         assert wanted in text
 
 
+def test_the_report_calls_only_generated_data_generated(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [{"x": {}}, {}]
+    for ceilings in kinds:
+        table = Table((_row("rcma", 0.3),), (), ceilings, {})
+        write_report(tmp_path / "report.html", table, [], {})
+        text = (tmp_path / "report.html").read_text()
+        assert ("on <b>generated</b> data" in text) == bool(ceilings)
+        assert ("neither is a comparison" in text) == (not ceilings)
+
+
 def test_only_rcma_has_correlation_maps(tmp_path: Path) -> None:
     held = backbones()
     training = encode(trials(), held)

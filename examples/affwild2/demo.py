@@ -4,6 +4,7 @@ The small demo makes four kinds of data, with both riddles, with one, and with n
 table shows which fusion is for what.
 """
 
+import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from examples.affwild2.assemble import Weights
 from examples.affwild2.extract import extract
+from examples.affwild2.files import whole
 from examples.affwild2.generate import Size, make_data
 from examples.affwild2.latents import Switches
 from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE
@@ -44,12 +46,23 @@ FEW = (*SINGLE, AVERAGE, "concatenation", "jca-stable", "rcma", "rcma-stable")
 
 
 def make_kind(out: Path, kind: str, size: Size, seed: int, switches: Switches) -> Data:
-    """Makes one kind of data and extracts it, unless it is there."""
+    """Makes one kind of data and extracts it, unless it is there.
+
+    Raises:
+        ValueError: Other data is there.
+    """
     folder = out / "data" / kind.replace(" ", "-")
-    features = folder / "features"
-    if not (folder / "tree" / "MANIFEST.json").exists():
-        make_data(folder / "tree", size=size, seed=seed, switches=switches)
-    extract(folder / "tree", features)
+    tree, features = folder / "tree", folder / "features"
+    if not tree.exists():
+        with whole(tree) as partial:
+            make_data(partial, size=size, seed=seed, switches=switches)
+    made = json.loads((tree / "MANIFEST.json").read_text())
+    for name, value in {"size": size, "seed": seed, **vars(switches)}.items():
+        if made[name] != value:
+            raise ValueError(
+                f"demo: {tree} was made with {name} {made[name]}, not {value}; name a new folder"
+            )
+    extract(tree, features)
     return Data(kind, features, switches)
 
 

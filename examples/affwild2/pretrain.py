@@ -22,6 +22,7 @@ from examples.affwild2 import latents, text
 from examples.affwild2.audio import gather_patches, log_mel, patch_rows
 from examples.affwild2.backbones import DemoFaces, DemoVoice, DemoWords, load_weights
 from examples.affwild2.faces import CUE_LIMIT, draw_faces
+from examples.affwild2.files import whole
 from examples.affwild2.lexicon import content_words
 from examples.affwild2.speech import draw_words
 from examples.affwild2.video import CROP, SIZE, to_unit
@@ -87,8 +88,8 @@ def train_backbones(seed: int = 0) -> dict[str, Readout]:
 
 def save_backbones(path: Path, backbones: Mapping[str, nn.Module]) -> None:
     """Saves all in one file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(nn.ModuleDict(dict(backbones)).state_dict(), path)
+    with whole(path) as partial:
+        torch.save(nn.ModuleDict(dict(backbones)).state_dict(), partial)
 
 
 def load_backbones(path: Path) -> dict[str, nn.Module]:

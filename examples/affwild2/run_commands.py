@@ -23,6 +23,7 @@ from examples.affwild2.evaluate import Predictions, Scores, score, smooth
 from examples.affwild2.methods import find_method
 from examples.affwild2.pictures import draw_run, draw_table
 from examples.affwild2.presets import PRESETS, Changes
+from examples.affwild2.report import write_report
 from examples.affwild2.runs import Run
 from examples.affwild2.table import read_table
 from examples.affwild2.train import train
@@ -190,7 +191,7 @@ class Plot:
     """Draws what train or table wrote.
 
     Of a run: its curves, a validation trial with the frames shaded where the face is missing, and,
-    if it fuses with RCMA, its correlations. Of a table: bars with spread and ceilings.
+    if it fuses with RCMA, its correlations. Of a table: bars with spread and ceilings, a report.
 
     Attributes:
         folder: What train or table wrote.
@@ -202,7 +203,10 @@ class Plot:
 
     def run(self, console: Console) -> None:
         if (self.folder / "table.json").exists():
-            pictures = draw_table(read_table(self.folder / "table.json"), self.out)
+            table, report = read_table(self.folder / "table.json"), self.out / "report.html"
+            pictures = draw_table(table, self.out)
+            write_report(report, table, pictures, {"table": self.folder / "table.json"})
+            console.print(f"wrote {report}")
         else:
             pictures = draw_run(read_saved(self.folder), self.folder, self.out)
         for path, _ in pictures:

@@ -26,6 +26,7 @@ from examples.affwild2.ceilings import ceilings
 from examples.affwild2.data import Target, Trials, encode
 from examples.affwild2.evaluate import score
 from examples.affwild2.features import load_features
+from examples.affwild2.files import whole
 from examples.affwild2.latents import Switches
 from examples.affwild2.methods import AVERAGE, MODALITIES, SHUFFLED, SINGLE
 from examples.affwild2.presets import Preset
@@ -165,8 +166,8 @@ def _encode_once(data: Data, out: Path, weights: Weights) -> Path:
         trials = Trials(load_features(data.features), MODALITIES)
         encoded = encode(trials, load_backbones(weights.demo)).encoded
         assert encoded is not None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({t.name: x for t, x in zip(trials.features, encoded, strict=True)}, path)
+        with whole(path) as partial:
+            torch.save({t.name: x for t, x in zip(trials.features, encoded, strict=True)}, partial)
     return path
 
 
