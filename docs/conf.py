@@ -64,9 +64,7 @@ def _mathml(translator, node, *, block):
     # Formulas side by side stand below each other where the page is narrow.
     parts = node.astext().split(r"\qquad") if block else [node.astext()]
     set_parts = "".join(_set(translator, node, part, block=block) for part in parts)
-    # No line may begin with the comma or full stop after a formula: a word joiner holds it.
-    text = f'<div class="formula">{set_parts}</div>' if block else f"{set_parts}\u2060"
-    translator.body.append(text)
+    translator.body.append(f'<div class="formula">{set_parts}</div>' if block else set_parts)
     raise nodes.SkipNode
 
 

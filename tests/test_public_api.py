@@ -111,8 +111,7 @@ def test_every_public_thing_is_documented(name: str) -> None:
     text = inspect.getdoc(PUBLIC[name]) or ""
     assert re.match(r"[A-Z]\w+", text), f"{name} begins with {text[:20]!r}"
     assert text.splitlines()[0].endswith("."), f"{name}: the first line is no sentence"
-    # The three that are still without one are the authors' code of equations that have one.
-    assert ">>>" in text or "released_" in name, f"{name} has no example"
+    assert ">>>" in text, f"{name} has no example"
     for parameter in inspect.signature(PUBLIC[name]).parameters:
         named = re.search(rf"(^|\W){parameter}(\W|$)", text)
         assert named, f"{name} does not say what {parameter} is"

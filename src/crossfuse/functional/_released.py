@@ -41,6 +41,11 @@ def released_correlation(
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1) without dropout.
+
+    Example:
+        >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
+        >>> released_correlation(x, joint, torch.randn(9, 9), torch.randn(9)).shape
+        torch.Size([2, 4, 7])
     """
     scale = joint.shape[-1] ** -0.5
     if mapping is not None and x.shape[-1] < (longest or x.shape[1]):
@@ -90,6 +95,11 @@ def released_attention_map(
 
     Returns:
         The attention map :math:`H`, (B, L, D), in [0, 1). Invalid steps are not zero.
+
+    Example:
+        >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
+        >>> released_attention_map(x, correlation, torch.randn(4, 4), torch.randn(4)).shape
+        torch.Size([2, 9, 7])
     """
     scores = spread(x, correlation, feature, longest, bias)
     return torch.relu(torch.tanh_(scores))
@@ -111,6 +121,11 @@ def released_attended_features(
 
     Returns:
         The attended features :math:`X'`, (B, L, d). Invalid steps are not zero.
+
+    Example:
+        >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 9, 7)
+        >>> released_attended_features(x, attention, torch.randn(7, 4), torch.randn(4)).shape
+        torch.Size([2, 9, 4])
     """
     found = linear(attention, output.mT, bias)
     return x + torch.dropout(torch.relu_(found), dropout, train=True)
