@@ -113,3 +113,16 @@ def test_a_picture_for_light_pages_has_one_for_dark_pages(page: Path) -> None:
     light = [(name, words) for name, words, kind in shown if kind == "only-light"]
     dark = [(name, words) for name, words, kind in shown if kind == "only-dark"]
     assert dark == [(name.replace(".svg", "-dark.svg"), words) for name, words in light]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "CONTRIBUTING.md", *PAGES, *sorted((ROOT / "examples").glob("*/README.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_what_the_page_links_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"\]\(([^)\s#]+)", text) + re.findall(r'src(?:set)?="([^"]+)"', text)
+    for target in named:
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
