@@ -52,8 +52,8 @@ def header_line(about: dict[str, Any]) -> str:
     return (
         f"*{about['machine']}, {about['threads']} threads, {about['capability']}; "
         f"PyTorch {about['torch']}, Python {about['python']}; {peers}; "
-        f"revision {about['revision']}, {about['date']}, load at the start "
-        f"{about['load_at_start']}.*\n"
+        f"revision {about['revision']}, {about['date']}, {about['busy_cores']} cores busy with "
+        f"other work at the start.*\n"
     )
 
 

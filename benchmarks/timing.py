@@ -127,7 +127,7 @@ def header(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "busy_cores": _busy_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -135,6 +135,22 @@ def header(device: str) -> dict[str, Any]:
         "revision": _revision(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _busy_cores(seconds: float = 1.0) -> float | None:
+    """How many cores others keep busy while we wait; None where the system does not tell."""
+    told = Path("/proc/stat")
+    if not told.exists():
+        return None
+
+    def idle() -> int:
+        fields = told.read_text().splitlines()[0].split()
+        return int(fields[4]) + int(fields[5])  # idle, and waiting for a disk
+
+    before, began = idle(), time.perf_counter()
+    time.sleep(seconds)
+    idle_cores = (idle() - before) / os.sysconf("SC_CLK_TCK") / (time.perf_counter() - began)
+    return round(max(0.0, (os.cpu_count() or 1) - idle_cores), 2)
 
 
 def _processor() -> str:
