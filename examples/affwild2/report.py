@@ -23,7 +23,8 @@ th.paper{white-space:nowrap}td.paper,th.paper{color:#5b6976;border-left:2px soli
 td.value{text-align:left}
 figure{margin:1.6rem 0}figcaption{color:#52616e}.note{background:#f4f6f8;padding:.7rem 1rem}
 .wide{overflow-x:auto}
-@media(max-width:40rem){h1{font-size:1.6rem}th,td{padding:.25rem .45rem}ul{padding-left:1.2rem}}
+@media(max-width:40rem){img{width:36rem}h1{font-size:1.6rem}
+th,td{padding:.25rem .45rem}ul{padding-left:1.2rem}}
 """
 
 GENERATED = (

@@ -6,10 +6,12 @@ For others: ``run_table(data, out, plans, preset, weights, ...) -> Table``, whic
 
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.progress import track
@@ -22,6 +24,7 @@ from examples.affwild2.assemble import (
     read_saved,
     write_setup,
 )
+from examples.affwild2.ceilings import Table as Ceilings
 from examples.affwild2.ceilings import ceilings
 from examples.affwild2.data import Target, Trials, encode
 from examples.affwild2.evaluate import score
@@ -34,6 +37,9 @@ from examples.affwild2.pretrain import load_backbones
 from examples.affwild2.runs import Run
 from examples.affwild2.table import Result, Table, make_table, write_table
 from examples.affwild2.train import train
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -133,15 +139,12 @@ def run_table(
         for plan in plans
         for run in _runs(plan, preset)
     ]
-    results = _work_all(jobs, processes)
+    results = _map(_work, jobs, processes, "table")
     for plan in plans:
         results += _averages(plan, preset, out, shared[plan.data])
-    limits = {
-        one.name: ceilings(ceiling_trials, switches=one.switches)
-        for one in data
-        if one.switches is not None
-    }
-    table = make_table(results, limits, preset)
+    generated = [one for one in data if one.switches is not None]
+    limits = _map(partial(_limits, ceiling_trials), generated, processes, "ceilings")
+    table = make_table(results, {d.name: x for d, x in zip(generated, limits, strict=True)}, preset)
     write_table(out / "table.json", table, results)
     return table
 
@@ -171,13 +174,21 @@ def _encode_once(data: Data, out: Path, weights: Weights) -> Path:
     return path
 
 
-def _work_all(jobs: Sequence[_Job], processes: int) -> list[Result]:
-    if processes == 1:
-        return [_work(job) for job in track(jobs, "table", transient=True)]
+def _map(
+    function: Callable[[Item], Made], items: Sequence[Item], processes: int, title: str
+) -> list[Made]:
+    """Applies a function to all items, in several processes where that helps."""
+    processes = min(processes, len(items))
+    if processes <= 1:
+        return [function(item) for item in track(items, title, transient=True)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        found = pool.map(_work, jobs)
-        return list(track(found, "table", total=len(jobs), transient=True))
+        found = pool.map(function, items)
+        return list(track(found, title, total=len(items), transient=True))
+
+
+def _limits(trials: int, data: Data) -> Ceilings:
+    return ceilings(trials, switches=data.switches)
 
 
 def _work(job: _Job) -> Result:
