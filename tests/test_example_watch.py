@@ -17,7 +17,6 @@ from examples.watch import data, results
 from examples.watch.__main__ import Options, jobs, main
 from examples.watch.data import WINDOW, Recordings, averaged, cut, fold, load_recordings, moments
 from examples.watch.models import METHODS, WatchNet, load_model
-from examples.watch.report import put_between
 from examples.watch.results import Job, work
 from examples.watch.study import depth_table, study_table
 from examples.watch.train import Budget
@@ -167,15 +166,6 @@ def test_masked_steps_do_not_count(name: str) -> None:
         torch.testing.assert_close(
             model.classify(features, mask), model.classify(short), rtol=1e-4, atol=1e-5
         )
-
-
-def test_a_file_without_the_mark_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
-    file.write_text("a\n<!-- full -->\nold\n<!-- /full -->\nb\n")
-    put_between(file, "full", "new")
-    assert file.read_text() == "a\n<!-- full -->\nnew\n<!-- /full -->\nb\n"
-    with pytest.raises(ValueError, match=r"page\.md lacks <!-- quick -->"):
-        put_between(file, "quick", "new")
 
 
 def test_full_trains_every_method_on_every_fold_and_seed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from examples.which_fusion.__main__ import Options, jobs, main
 from examples.which_fusion.methods import METHODS, TITLES, Net, applicable, from_identity
-from examples.which_fusion.report import cells, put_between, rows, verdicts
+from examples.which_fusion.report import cells, rows, verdicts
 from examples.which_fusion.results import work
 from examples.which_fusion.streams import NAMES, RELATIONS, guesses, smoothed
 from examples.which_fusion.train import Budget, Run, average, best_agreement
@@ -183,12 +183,3 @@ def test_runs_from_end_to_end(
     again = [run.agreement for job in plan[:2] for run in work(job)]
     first = [run for run in runs if run["relation"] == "same" and run["seed"] == 0]
     assert set(again) == {run["agreement"] for run in first if run["method"] != "rcma-stable-any"}
-
-
-def test_a_file_without_the_mark_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
-    file.write_text("<!-- table -->\nold\n<!-- /table -->\n")
-    put_between(file, "table", "new")
-    assert file.read_text() == "<!-- table -->\nnew\n<!-- /table -->\n"
-    with pytest.raises(ValueError, match=r"page\.md lacks <!-- verdict -->"):
-        put_between(file, "verdict", "new")

@@ -11,17 +11,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from examples.tables import markdown, put_between, rich_table
 from examples.watch.data import FOLDS, find_recordings, load_recordings
 from examples.watch.models import BOTH, METHODS
-from examples.watch.report import (
-    best,
-    draw_accuracy,
-    draw_confusion,
-    lines,
-    markdown_table,
-    put_between,
-    rich_table,
-)
+from examples.watch.report import HEADER, best, draw_accuracy, draw_confusion, lines, row
 from examples.watch.results import Job, run_all
 from examples.watch.study import CANDIDATES, STUDY_FOLDS, STUDY_SEEDS, depth_table, study_table
 from examples.watch.train import Budget, Run
@@ -91,15 +84,15 @@ def progress(console: Console, title: str, total: int) -> Iterator[Progress]:
 def report(runs: list[Run], options: Options, console: Console) -> None:
     """Prints the table and draws the pictures."""
     titles = {name: method.title for name, method in METHODS.items()}
-    table = lines(runs, titles)
-    console.print(rich_table("Windows of unseen people named right", table))
+    table = [row(line) for line in lines(runs, titles)]
+    console.print(rich_table("Windows of unseen people named right", HEADER, table))
     single = best(runs, [name for name, method in METHODS.items() if method.sensors != BOTH])
     stable = best(runs, [name for name in METHODS if name.startswith("rcma-stable")])
     names = load_recordings().names
     draw_confusion(runs, (single, stable), titles, names, options.out / "confusion.png")
     draw_accuracy(runs, titles, options.out / "accuracy.png")
     if options.readme is not None:
-        put_between(options.readme, options.mode, markdown_table(table))
+        put_between(options.readme, options.mode, markdown(HEADER, table))
 
 
 def report_study(runs: list[Run], options: Options, console: Console) -> None:

@@ -9,7 +9,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from examples.watch.train import Run
 
@@ -56,44 +55,13 @@ def _means(runs: Sequence[Run], key: Callable[[Run], int]) -> list[float]:
     return [fmean(run.accuracy for run in runs if key(run) == group) for group in groups]
 
 
-_HEADER = ("method", "accuracy %", "± seeds", "± people", "runs")
+HEADER = ("method", "accuracy %", "± seeds", "± people", "runs")
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def row(line: Line) -> tuple[str, ...]:
+    """A line in the columns of the header."""
     numbers = (line.mean, line.over_seeds, line.over_folds)
     return (line.title, *(f"{x:.1f}" for x in numbers), str(line.runs))
-
-
-def rich_table(title: str, table: Sequence[Line]) -> Table:
-    """Makes a table for the terminal."""
-    shown = Table(title=title)
-    for k, name in enumerate(_HEADER):
-        shown.add_column(name, justify="right" if k else "left")
-    for line in table:
-        shown.add_row(*_cells(line))
-    return shown
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Makes a table for a README."""
-    rule = "|" + "|".join("---" if k == 0 else "--:" for k in range(len(header))) + "|"
-    body = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([body[0], rule, *body[1:]])
-
-
-def markdown_table(table: Sequence[Line]) -> str:
-    """Makes the README's table of methods."""
-    return markdown(_HEADER, [_cells(line) for line in table])
-
-
-def put_between(file: Path, mark: str, text: str) -> None:
-    """Replaces what stands in a file between the comments ``mark`` and ``/mark``."""
-    first, last = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    before, _, rest = file.read_text().partition(first)
-    _, found, after = rest.partition(last)
-    if not found:
-        raise ValueError(f"{file.name} lacks {first} or {last}")
-    file.write_text(f"{before}{first}\n{text}\n{last}{after}")
 
 
 def best(runs: Sequence[Run], methods: Sequence[str]) -> str:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
 from crossfuse import RecursiveCrossModalAttention
+from examples.tables import markdown
 from examples.watch.data import WINDOW, Windows
 from examples.watch.models import BOTH, WIDTHS, Method, WatchNet
-from examples.watch.report import lines, markdown
+from examples.watch.report import lines
 from examples.watch.train import Run, Seen
 
 _SATURATED = 0.99

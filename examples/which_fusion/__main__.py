@@ -8,16 +8,9 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from examples.tables import markdown, put_between, rich_table
 from examples.which_fusion.methods import METHODS, applicable
-from examples.which_fusion.report import (
-    LEGEND,
-    draw,
-    markdown,
-    put_between,
-    rich_table,
-    rows,
-    verdicts,
-)
+from examples.which_fusion.report import LEGEND, draw, rows, verdicts
 from examples.which_fusion.results import run_all
 from examples.which_fusion.streams import RELATIONS
 from examples.which_fusion.train import SINGLES, Budget, Job
@@ -69,7 +62,7 @@ def main(options: Options) -> None:
         file = options.out / "runs.json"
         runs = run_all(plan, options.processes, file, lambda: shown.advance(task))
     draw(runs, options.out / "which_fusion.png")
-    console.print(rich_table("Concordance on new windows", *rows(runs)))
+    console.print(rich_table("Concordance on new windows", *rows(runs), LEGEND))
     console.print(rich_table("Stable RCMA less the best of the others", *verdicts(runs)))
     if options.readme is not None:
         put_between(options.readme, "table", f"{markdown(*rows(runs))}\n\n{LEGEND}.")

@@ -10,7 +10,6 @@ from statistics import fmean, stdev
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from examples.which_fusion.methods import METHODS, TITLES
 from examples.which_fusion.streams import RELATIONS
@@ -110,33 +109,6 @@ def _ahead(runs: Sequence[Run], relation: str, method: str, rival: str) -> str:
     ]
     difference = summary([both[0][seed] - both[1][seed] for seed in both[0]])
     return f"{difference.mean:+.3f} ± {difference.spread:.3f}"
-
-
-def rich_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
-    """Makes a table for the terminal."""
-    shown = Table(title=title, caption=LEGEND if header[0] == "method" else None)
-    for k, name in enumerate(header):
-        shown.add_column(name, justify="right" if k else "left")
-    for row in body:
-        shown.add_row(*row)
-    return shown
-
-
-def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Makes a table for a README."""
-    rule = "|" + "|".join("--:" if k else "---" for k in range(len(header))) + "|"
-    lines = [f"| {' | '.join(row)} |" for row in (header, *body)]
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def put_between(file: Path, mark: str, text: str) -> None:
-    """Replaces what stands in a file between the comments ``mark`` and ``/mark``."""
-    first, last = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    before, _, rest = file.read_text().partition(first)
-    _, found, after = rest.partition(last)
-    if not found:
-        raise ValueError(f"{file.name} lacks {first} or {last}")
-    file.write_text(f"{before}{first}\n{text}\n{last}{after}")
 
 
 def draw(runs: Sequence[Run], file: Path) -> None:

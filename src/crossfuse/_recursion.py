@@ -3,15 +3,16 @@
 Shapes: B batch, L steps, d features of the modality, D features of its joint.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._modalities import leading_part, zero_invalid
+from crossfuse._checks import check_size
+from crossfuse._modalities import ModalitySet, leading_part, zero_invalid
 
 _SILENCE = 1e-5  # mean square below which a window is not brought to unit scale, as in LayerNorm
 
@@ -125,14 +126,12 @@ class Branch(nn.Module):
         if self.temporal is None:
             count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
             return functional.timeless_correlation(x, joint[0], count)
-        temporals = [
-            leading_part(block, x.shape[1], part.shape[1])
-            for block, part in zip(
-                torch.split(self.temporal, self.columns, dim=1), joint, strict=True
-            )
-        ]
+        steps = x.shape[1]
         if len(joint) == 1:
-            return functional.joint_correlation(x, joint[0], temporals[0])
+            temporal = leading_part(self.temporal, steps, joint[0].shape[1])
+            return functional.joint_correlation(x, joint[0], temporal)
+        blocks = zip(torch.split(self.temporal, self.columns, dim=1), joint, strict=True)
+        temporals = [leading_part(block, steps, part.shape[1]) for block, part in blocks]
         return functional.unaligned_correlation(x, joint, temporals)
 
     @override
@@ -222,6 +221,20 @@ class ReleasedBranch(nn.Module):
     @override
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={tuple(p.shape)}" for name, p in self.named_parameters())
+
+
+def read_length(
+    layer: str, modalities: ModalitySet, length: object
+) -> tuple[int | dict[str, int] | list[int] | None, dict[str, int] | None, bool]:
+    """Reads the length as given: what to show, the longest per modality, whether aligned."""
+    if length is None:
+        return None, None, True
+    if isinstance(length, Mapping | Sequence) and not isinstance(length, str):
+        each = modalities.each("length", length)
+        return each if modalities.structure.named else list(each.values()), each, False
+    check_size(layer, "length", length)
+    longest = cast(int, length)
+    return longest, dict.fromkeys(modalities.dims, longest), True
 
 
 def unit_scale(features: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:

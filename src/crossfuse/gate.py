@@ -1,5 +1,7 @@
 """A gate between a modality's features and its attended features."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -80,3 +82,12 @@ class DynamicGate(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"dim={self.dim}, temperature={self.temperature}"
+
+
+def gated(
+    gates: nn.ModuleDict, before: Sequence[Tensor], after: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """Puts each modality's gate between what went in and what came out; no gates, no change."""
+    if not gates:
+        return after
+    return [gate(x, y) for gate, x, y in zip(gates.values(), before, after, strict=True)]

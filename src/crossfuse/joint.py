@@ -20,7 +20,7 @@ from crossfuse._modalities import (
     leading_part,
     zero_invalid,
 )
-from crossfuse.gate import DynamicGate
+from crossfuse.gate import DynamicGate, gated
 
 _NAME = "JointCrossAttention"
 
@@ -153,7 +153,7 @@ class JointCrossAttention(nn.Module):
         inputs = self._flatten(modalities, mask)
         # One after the other: the C of a modality makes room for that of the next.
         features = [attend().features for attend in self._attend(inputs)]
-        return inputs.restore(self._gated(inputs.features, features))
+        return inputs.restore(gated(self.gates, inputs.features, features))
 
     def inspect(self, modalities: Modalities, mask: Masks | None = None) -> JointAttention:
         """Fuses the modalities and keeps what led to the outputs.
@@ -176,7 +176,7 @@ class JointCrossAttention(nn.Module):
         features, correlations, maps = zip(
             *(attend() for attend in self._attend(inputs)), strict=True
         )
-        outputs = self._gated(inputs.features, features)
+        outputs = gated(self.gates, inputs.features, features)
         parts = (outputs, features, correlations, maps)
         return JointAttention(*(inputs.restore(part) for part in parts))
 
@@ -200,12 +200,6 @@ class JointCrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         parts = zip(self.branches.values(), inputs.features, inputs.masks, strict=True)
         return [partial(branch, x, joint, valid, dropout) for branch, x, valid in parts]
-
-    def _gated(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not self.gates:
-            return after
-        gates = self.gates.values()
-        return [gate(x, y) for gate, x, y in zip(gates, before, after, strict=True)]
 
 
 class _Attended(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,10 @@ from crossfuse._recursion import (
     Recursion,
     RecursionStep,
     ReleasedBranch,
+    read_length,
     unit_scale,
 )
-from crossfuse.gate import DynamicGate
+from crossfuse.gate import DynamicGate, gated
 
 _NAME = "RecursiveCrossModalAttention"
 
@@ -116,7 +117,7 @@ class RecursiveCrossModalAttention(nn.Module):
         check_size(_NAME, "steps", steps)
         check_probability(_NAME, "dropout", dropout)
         self.modalities: ModalitySet = ModalitySet(_NAME, dims, least=2 if joint == "others" else 1)
-        shown, self._longest, self._aligned = self._read_length(length)
+        shown, self._longest, self._aligned = read_length(_NAME, self.modalities, length)
         self.length: int | dict[str, int] | list[int] | None = shown
         self.recursions = steps
         self.joint = joint
@@ -175,7 +176,7 @@ class RecursiveCrossModalAttention(nn.Module):
                 )
             else:
                 features = self._features(branches, features, inputs.masks)
-        return inputs.restore(self._gated(inputs.features, features))
+        return inputs.restore(gated(self.gates, inputs.features, features))
 
     def inspect(self, modalities: Modalities, mask: Masks | None = None) -> Recursion:
         """Fuses the modalities and keeps what each step made.
@@ -202,7 +203,7 @@ class RecursiveCrossModalAttention(nn.Module):
                 RecursionStep(*(inputs.restore(part) for part in zip(*attended, strict=True)))
             )
             features = [one.features for one in attended]
-        return Recursion(inputs.restore(self._gated(inputs.features, features)), tuple(seen))
+        return Recursion(inputs.restore(gated(self.gates, inputs.features, features)), tuple(seen))
 
     @override
     def extra_repr(self) -> str:
@@ -211,20 +212,6 @@ class RecursiveCrossModalAttention(nn.Module):
             f"joint={self.joint!r}, share_weights={self.share_weights}, dropout={self.dropout}, "
             f"stable={self.stable}, checkpoint={self.checkpoint}, variant={self.variant!r}"
         )
-
-    def _read_length(
-        self, length: object
-    ) -> tuple[int | dict[str, int] | list[int] | None, dict[str, int] | None, bool]:
-        """Reads the length as given: what to show, the longest per modality, whether aligned."""
-        if length is None:
-            return None, None, True
-        if isinstance(length, Mapping | Sequence) and not isinstance(length, str):
-            each = self.modalities.each("length", length)
-            shown = each if self.modalities.structure.named else list(each.values())
-            return shown, each, False
-        check_size(_NAME, "length", length)
-        longest = cast(int, length)
-        return longest, dict.fromkeys(self.modalities.dims, longest), True
 
     def _members(self, name: str) -> list[str]:
         """Names the modalities in the joint of one."""
@@ -305,9 +292,3 @@ class RecursiveCrossModalAttention(nn.Module):
     ) -> list[Tensor]:
         # One after the other: the C and H of a modality make room for those of the next.
         return [attend().features for attend in self._step(branches, features, masks)]
-
-    def _gated(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not self.gates:
-            return after
-        gates = self.gates.values()
-        return [gate(x, y) for gate, x, y in zip(gates, before, after, strict=True)]
