@@ -5,9 +5,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: demo test bench docs dist clean
 
-demo: .venv/examples.done ## Trains fusion models on smartwatch recordings; prints a table, draws two pictures
-	@echo "==> demo: fusing two sensors of a smartwatch (examples/watch, quick run)"
+demo: .venv/examples.done ## Fuses real sensors, then made-up faces, voices and words; tables, pictures, a report
+	@echo "==> demo 1 of 2: two sensors of a smartwatch, people never seen (examples/watch, quick run)"
 	$(BIN)/python -m examples.watch --quick
+	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, some minutes (examples/affwild2)"
+	$(BIN)/python -m examples.affwild2 demo --size small --out runs/affwild2
 
 test: .venv/dev.done ## Lint, types and all tests
 	@echo "==> lint"
@@ -45,7 +47,7 @@ clean: ## Removes the environment and everything built
 
 .venv/examples.done: .venv/core.done
 	@echo "==> installing what the examples need"
-	$(INSTALL) --group examples
+	$(INSTALL) --group affwild2
 	$(INSTALL) --no-deps seglearn
 	@touch $@
 

@@ -30,9 +30,10 @@ def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
     tuning = folder / "tuning.json"
     if layers.exists():
         told = json.loads(layers.read_text())
-        written += [folder / f"layers-{device}.md", folder / f"settings-{device}.md"]
-        written[-2].write_text(layer_tables(told))
-        written[-1].write_text(setting_table(told))
+        tables = {"summary": summary_table, "layers": layer_tables, "settings": setting_table}
+        for name, table in tables.items():
+            written.append(folder / f"{name}-{device}.md")
+            written[-1].write_text(table(told))
         written.append(folder / f"layers-{device}.svg")
         _save(draw_layers(told["rows"]), written[-1])
     if growth.exists():
@@ -55,6 +56,26 @@ def header_line(about: dict[str, Any]) -> str:
         f"revision {about['revision']}, {about['date']}, {about['busy_cores']} cores busy with "
         f"other work at the start.*\n"
     )
+
+
+def summary_table(told: dict[str, Any]) -> str:
+    """One line per case and dtype: the share of the limit, and how many times faster than peers."""
+    lines = [
+        header_line(told["header"]),
+        *_head("case", "dtype", "share of the limit", "than the reference", "than attention"),
+    ]
+    rows = [row for row in told["rows"] if row["precision"] == "highest" and not row["compiled"]]
+    for case, dtype in dict.fromkeys((row["case"], row["dtype"]) for row in rows):
+        here = [row for row in rows if (row["case"], row["dtype"]) == (case, dtype)]
+        ours = {row["direction"]: row for row in here if row["impl"] == "crossfuse"}
+        same = {r["impl"] for r in here if r["same"]} - {"crossfuse", LIMIT}
+        cells = [" / ".join(f"{ours[way]['share_of_limit']:.2f}" for way in (FORWARD, BOTH))]
+        for peers in (same, {"MultiheadAttention"}):
+            times = {r["direction"]: r["median_s"] for r in here if r["impl"] in peers}
+            ratios = [f"{times[way] / ours[way]['median_s']:.2f}" for way in times]
+            cells.append(f"{' / '.join(ratios)}×" if ratios else "")
+        lines.append(f"| {case} | {dtype} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def layer_tables(told: dict[str, Any]) -> str:

@@ -282,4 +282,4 @@ def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:
         # the backward pass.
         part = pad(weight, (0, 1))[:rows, :columns]
         return part.clone(memory_format=torch.contiguous_format)
-    return weight[:rows, :columns]
+    return weight if weight.shape == (rows, columns) else weight[:rows, :columns]

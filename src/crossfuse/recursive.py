@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +135,14 @@ class RecursiveCrossModalAttention(nn.Module):
                 expected="an int as length, and stable=False",
                 hint="use variant='printed' with these options",
             )
+        every = range(len(self.modalities.dims))
+        self._members = [[m for m in every if joint == "all" or m != k] for k in every]
         self.steps: nn.ModuleList = nn.ModuleList(
             nn.ModuleDict(
-                {name: self._branch(name, device, dtype) for name in self.modalities.dims}
+                {
+                    name: self._branch(name, members, device, dtype)
+                    for name, members in zip(self.modalities.dims, self._members, strict=True)
+                }
             )
             for _ in range(1 if share_weights else steps)
         )
@@ -213,15 +218,15 @@ class RecursiveCrossModalAttention(nn.Module):
             f"stable={self.stable}, checkpoint={self.checkpoint}, variant={self.variant!r}"
         )
 
-    def _members(self, name: str) -> list[str]:
-        """Names the modalities in the joint of one."""
-        return [other for other in self.modalities.dims if self.joint == "all" or other != name]
-
     def _branch(
-        self, name: str, device: torch.device | str | None, dtype: torch.dtype | None
+        self,
+        name: str,
+        members: Sequence[int],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> nn.Module:
-        dims, members = self.modalities.dims, self._members(name)
-        joint_dim = sum(dims[member] for member in members)
+        dims, names = self.modalities.dims, list(self.modalities.dims)
+        joint_dim = sum(dims[names[m]] for m in members)
         if self._longest is not None and self.variant == "released":
             return ReleasedBranch(
                 dims[name],
@@ -232,7 +237,7 @@ class RecursiveCrossModalAttention(nn.Module):
                 dtype=dtype,
             )
         longest = self._longest or {}
-        columns = [longest[member] for member in members] if longest else []
+        columns = [longest[names[m]] for m in members] if longest else []
         return Branch(
             dims[name],
             joint_dim,
@@ -262,29 +267,28 @@ class RecursiveCrossModalAttention(nn.Module):
         inner = unit_scale(features, masks) if self.stable else features
         share = self._aligned and self.joint == "all"
         whole = functional.joint_features(inner) if share else None
+        parts = zip(cast(nn.ModuleDict, branches).values(), self._members, strict=True)
         return [
-            partial(self._attend, branches, k, features[k], inner, whole, masks)
-            for k in range(len(features))
+            partial(self._attend, branch, k, members, features[k], inner, whole, masks)
+            for k, (branch, members) in enumerate(parts)
         ]
 
     def _attend(
         self,
-        branches: nn.Module,
+        branch: nn.Module,
         k: int,
+        members: Sequence[int],
         x: Tensor,
         inner: Sequence[Tensor],
         whole: Tensor | None,
         masks: Sequence[Tensor | None],
     ) -> Attended:
-        names = list(self.modalities.dims)
-        members = [names.index(member) for member in self._members(names[k])]
         joint = [inner[m] for m in members]
         if self._aligned:
             joint = [functional.joint_features(joint) if whole is None else whole]
         dropout = self.dropout if self.training else 0.0
-        attended: Attended = branches.get_submodule(names[k])(
-            x, inner[k], joint, masks[k], [masks[m] for m in members], dropout
-        )
+        joint_masks = [masks[m] for m in members]
+        attended: Attended = branch(x, inner[k], joint, masks[k], joint_masks, dropout)
         return attended
 
     def _features(

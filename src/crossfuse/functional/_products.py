@@ -26,7 +26,7 @@ def spread(
     if longest <= correlation.shape[-1]:
         return linear(x, feature.mT, bias) @ correlation
     scores = x @ mix(feature, correlation)
-    return scores if bias is None else scores + (bias @ correlation)[:, None]
+    return scores if bias is None else scores + bias.expand(x.shape[0], 1, -1) @ correlation
 
 
 def mix(weight: Tensor, x: Tensor) -> Tensor:

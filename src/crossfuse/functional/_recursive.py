@@ -143,7 +143,8 @@ def attention_map(
         >>> attention_map(x, correlation, torch.randn(4, 4)).shape
         torch.Size([2, 9, 7])
     """
-    return torch.relu_(spread(x, correlation, feature * scale, longest))
+    feature = feature if scale == 1.0 else feature * scale
+    return torch.relu_(spread(x, correlation, feature, longest))
 
 
 def attended_features(
