@@ -187,7 +187,12 @@ def draw_growth(curves: list[dict[str, Any]]) -> Figure:
             grid[0][column].loglog(x, [1e3 * t for t in curve["median_s"]], "o-", markersize=3)
             memory = [b / 2**20 for b in curve["peak_bytes"]]
             grid[1][column].loglog(x, memory, "o-", markersize=3, label=curve["name"])
-        grid[1][column].set_xlabel(size)
+        sizes = sorted({n for c in curves if c["against"] == size for n in c["sizes"]})
+        for axes in (grid[0][column], grid[1][column]):
+            axes.minorticks_off()
+            axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=7, rotation=45)
+        axes.set_xlabel(size)
         grid[1][column].legend(fontsize=7, frameon=False)
     grid[0][0].set_ylabel("ms, forward + backward")
     grid[1][0].set_ylabel("peak MiB")

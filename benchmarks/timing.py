@@ -176,5 +176,6 @@ def _revision() -> str:
         )
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "../src", ".")
+    code = ("../src", ".", ":!results")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")

@@ -26,6 +26,7 @@ from examples.affwild2.table import (
     Row,
     Table,
     make_table,
+    overview,
     read_table,
     verdicts,
     write_table,
@@ -50,6 +51,22 @@ def test_verdicts_tell_gains_and_losses_alike() -> None:
     assert last.endswith("RCMA as printed, joint of the others: -0.100 valence CCC, not ahead")
     assert "-0.100 valence CCC, short of +0.05" in next(verdicts([*rows, _row("rcma-stable", 0.3)]))
     assert list(verdicts(rows)) == []
+
+
+def test_the_overview_puts_kinds_of_data_side_by_side() -> None:
+    rows = (
+        _row("face", 0.4, runs=(0.3, 0.5)),
+        _row("rcma", 0.3, data="y"),
+        _row("rcma", 0.9, folds=OTHERS),
+    )
+    limits = {"valence": {"achievable": {"V+A+T": 0.83}}}
+    header, body = overview(Table(rows, (), {"y": limits}, {}))
+    assert header == ["validation CCC", "valence, x", "valence, y"]
+    assert body == [
+        ["face & co", "0.400 ± 0.010", ""],
+        ["rcma & co", "", "0.300"],
+        ["*ceiling of all three*", "", "0.83"],
+    ]
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:

@@ -112,6 +112,30 @@ class Table:
         return None
 
 
+def overview(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The whole table at a glance: a line per method, a column per kind of data and target.
+
+    Mean and spread of the CCC on the official split; the last line is the ceiling.
+    """
+    rows = [row for row in table.rows if row.folds == OFFICIAL]
+    columns = list(dict.fromkeys((row.target, row.data) for row in rows))
+    methods = [name for name in TITLES if any(row.method == name for row in rows)]
+    body = []
+    for method in methods:
+        found = [table.find(data, method, target) for target, data in columns]
+        title = next(row.title for row in rows if row.method == method)
+        body.append([title, *(_told(row) for row in found)])
+    limits = [_ceiling(table.ceilings.get(data), "", target) for target, data in columns]
+    body.append(["*ceiling of all three*", *("" if x is None else f"{x:.2f}" for x in limits)])
+    return ["validation CCC", *(f"{target}, {data}" for target, data in columns)], body
+
+
+def _told(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.mean:.3f}" + (f" ± {row.spread:.3f}" if len(row.runs) > 1 else "")
+
+
 def make_table(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Table:
     """Tabulates results.
 

@@ -16,7 +16,8 @@ from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE, TITLES
 from examples.affwild2.presets import PRESETS, Changes
 from examples.affwild2.pretrain import save_backbones, train_backbones
 from examples.affwild2.sweep import Plan, describe, run_table
-from examples.affwild2.table import Table
+from examples.affwild2.table import Table, overview
+from examples.tables import markdown, put_between
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,20 @@ class Demo:
         size: tiny looks at the machinery only; small takes minutes and is worth reading.
         seed: Of the data.
         processes: Of one thread each.
+        readme: A README whose table is to be brought up to date.
     """
 
     out: Path = Path("runs/affwild2")
     size: Size = "small"
     seed: int = 0
     processes: int = 2
+    readme: Path | None = None
 
     def run(self, console: Console) -> None:
         table = run_demo(self.out, size=self.size, seed=self.seed, processes=self.processes)
         show(console, table)
+        if self.readme is not None:
+            put_between(self.readme, "table", markdown(*overview(table)))
         console.print(f"wrote {self.out / 'report.html'} and {self.out / 'table.json'}")
 
 
