@@ -14,7 +14,7 @@ from benchmarks import growth, layers, report
 from benchmarks.cases import all_cases, small_cases
 
 # Each writes a results file of its own, on the CPU.
-SCRIPTS = ("checkpoint_memory", "growth_of_features", "streaming", "tuning")
+SCRIPTS = ("checkpoint_memory", "saturation", "streaming", "tuning")
 
 
 @dataclass(frozen=True)

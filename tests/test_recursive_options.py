@@ -220,7 +220,7 @@ def test_stable_stays_finite(
 
 
 def test_the_printed_form_grows_and_the_stable_one_hardly() -> None:
-    """What benchmarks/growth_of_features.py measures, small."""
+    """What benchmarks/saturation.py measures, small."""
     dims, growth = [64, 16, 32], {}
     x = [torch.randn(4, 50, dim) for dim in dims]
     for stable in (False, True):

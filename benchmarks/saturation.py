@@ -1,6 +1,6 @@
 """How the printed form grows with its recursions at initialisation, beside stable=True.
 
-Run: python -m benchmarks.growth_of_features. Writes benchmarks/results/growth_of_features.json.
+Run: python -m benchmarks.saturation. Writes benchmarks/results/saturation.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from crossfuse import RecursiveCrossModalAttention
 
 BATCH, LENGTH, DIMS = 2, 300, {"video": 512, "audio": 128, "text": 512}
 STEPS, SEEDS = 16, (0, 1, 2)
-RESULT = Path(__file__).parent / "results" / "growth_of_features.json"
+RESULT = Path(__file__).parent / "results" / "saturation.json"
 
 
 class Row(TypedDict):
