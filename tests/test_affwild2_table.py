@@ -17,6 +17,7 @@ from rich.console import Console
 from examples.affwild2.data import encode
 from examples.affwild2.plots import _gaps, plot_bars, plot_correlations, plot_curves
 from examples.affwild2.presets import AUTHORS, DEMO
+from examples.affwild2.progress import follow
 from examples.affwild2.report import write_report
 from examples.affwild2.runs import Run, build
 from examples.affwild2.table import (
@@ -189,3 +190,8 @@ def test_lines_break_exactly_where_frames_were_left_out(kept: list[bool], fps: f
     index = np.flatnonzero([True, True, *kept])  # two neighbours tell how long a frame is
     gaps = _gaps(index / fps)
     assert gaps.tolist() == [i for i in range(1, len(index)) if index[i] - index[i - 1] > 1]
+
+
+def test_a_log_gets_a_line_where_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(follow(iter("ab"), "networks to train", 2)) == ["a", "b"]
+    assert capsys.readouterr().out == "networks to train: 2\n"

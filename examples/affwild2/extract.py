@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import Progress
 
 from examples.affwild2.audio import patch_rows
 from examples.affwild2.challenge import read_sample_lengths
@@ -30,6 +29,7 @@ from examples.affwild2.layout import (
     read_annotation,
     resolve,
 )
+from examples.affwild2.progress import follow
 from examples.affwild2.sources import SHORT, ExtractOptions, Source, read_source
 from examples.affwild2.text import BertWords, align
 from examples.affwild2.video import last_face, read_faces
@@ -72,21 +72,20 @@ def extract(root: Path, out: Path, options: ExtractOptions | None = None) -> Rep
     written: list[str] = []
     complete: list[str] = []
     left_out: list[str] = []
-    with Progress(transient=True) as progress:
-        for trial in progress.track(layout.trials, description="extract"):
-            folder = out / TRIALS / trial.name
-            try:
-                if folder.exists():
-                    complete.append(trial.name)
-                else:
-                    source = read_source(layout, trial, out, bert, options)
-                    _write_trial(folder, trial, source, lengths, options)
-                    written.append(trial.name)
-            except DamagedFile as error:
-                left_out.append(trial.name)
-                problems.append(f"{error}; trial {trial.name} is left out")
-                continue
-            problems += json.loads((folder / "meta.json").read_text())["problems"]
+    for trial in follow(layout.trials, "trials to extract", len(layout.trials)):
+        folder = out / TRIALS / trial.name
+        try:
+            if folder.exists():
+                complete.append(trial.name)
+            else:
+                source = read_source(layout, trial, out, bert, options)
+                _write_trial(folder, trial, source, lengths, options)
+                written.append(trial.name)
+        except DamagedFile as error:
+            left_out.append(trial.name)
+            problems.append(f"{error}; trial {trial.name} is left out")
+            continue
+        problems += json.loads((folder / "meta.json").read_text())["problems"]
     problems = list(dict.fromkeys(problems))  # two people tell of the same video
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems))
     return Report(tuple(written), tuple(complete), tuple(left_out), tuple(problems))

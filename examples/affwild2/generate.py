@@ -21,7 +21,6 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from PIL import Image
-from rich.progress import track
 
 from examples.affwild2 import latents
 from examples.affwild2.faces import SIZE, draw_faces
@@ -37,6 +36,7 @@ from examples.affwild2.layout import (
     Partition,
 )
 from examples.affwild2.lexicon import Vocabulary, content_words
+from examples.affwild2.progress import follow
 from examples.affwild2.speech import draw_words
 from examples.affwild2.text import write_transcript
 from examples.affwild2.voice import RATE, draw_syllables, draw_voice
@@ -102,7 +102,8 @@ def make_data(
     content = content_words(lexicon)
     plans = _plan(size, seed)
     counts: dict[str, int] = {}
-    for source in track(list(dict.fromkeys(p.source for p in plans)), "make-data", transient=True):
+    sources = list(dict.fromkeys(plan.source for plan in plans))
+    for source in follow(sources, "videos to make", len(sources)):
         people = [plan for plan in plans if plan.source == source]
         video = _make_video(out, people, switches, content)
         (_write_mp4 if mp4 else _write_wav)(out, video)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from rich.progress import track
 
 from examples.affwild2.assemble import (
     Encoded,
@@ -34,6 +33,7 @@ from examples.affwild2.latents import Switches
 from examples.affwild2.methods import AVERAGE, MODALITIES, SHUFFLED, SINGLE
 from examples.affwild2.presets import Preset
 from examples.affwild2.pretrain import load_backbones
+from examples.affwild2.progress import follow
 from examples.affwild2.runs import Run
 from examples.affwild2.table import Result, Table, make_table, write_table
 from examples.affwild2.train import train
@@ -139,11 +139,11 @@ def run_table(
         for plan in plans
         for run in _runs(plan, preset)
     ]
-    results = _map(_work, jobs, processes, "table")
+    results = _map(_work, jobs, processes, "networks to train")
     for plan in plans:
         results += _averages(plan, preset, out, shared[plan.data])
     generated = [one for one in data if one.switches is not None]
-    limits = _map(partial(_limits, ceiling_trials), generated, processes, "ceilings")
+    limits = _map(partial(_limits, ceiling_trials), generated, processes, "ceilings to compute")
     table = make_table(results, {d.name: x for d, x in zip(generated, limits, strict=True)}, preset)
     write_table(out / "table.json", table, results)
     return table
@@ -180,11 +180,11 @@ def _map(
     """Applies a function to all items, in several processes where that helps."""
     processes = min(processes, len(items))
     if processes <= 1:
-        return [function(item) for item in track(items, title, transient=True)]
+        return [function(item) for item in follow(items, title, len(items))]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         found = pool.map(function, items)
-        return list(track(found, title, total=len(items), transient=True))
+        return list(follow(found, title, len(items)))
 
 
 def _limits(trials: int, data: Data) -> Ceilings:
