@@ -267,8 +267,8 @@ def test_a_table_of_the_full_preset(
     assert read_saved(tmp_path / "runs/data/words-valence-fold0-seed3").scale != (0.0, 1.0)
     command.run(_console())
     assert read_table(tmp_path / "table.json").rows == (row,), "what is trained is kept"
-    with pytest.raises(ValueError, match="method 'rcma-stable-shuffled': there are face"):
-        replace(command, methods=("rcma-stable-shuffled",)).run(_console())
+    with pytest.raises(ValueError, match="method 'rcma-stable-all-shuffled': there are face"):
+        replace(command, methods=("rcma-stable-all-shuffled",)).run(_console())
 
 
 def test_word_vectors_are_asked_for(trained: Path, tmp_path: Path) -> None:

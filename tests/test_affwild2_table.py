@@ -43,14 +43,16 @@ def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fi
 
 def test_verdicts_tell_gains_and_losses_alike() -> None:
     rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
-    told = list(verdicts([*rows, _row("rcma-stable", 0.5)]))
+    told = list(verdicts([*rows, _row("rcma-stable-all", 0.5)]))
     assert told == [
         "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
         "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
     ]
-    *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable", 0.5)])
+    *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable-all", 0.5)])
     assert last.endswith("RCMA as printed, joint of the others: -0.100 valence CCC, not ahead")
-    assert "-0.100 valence CCC, short of +0.05" in next(verdicts([*rows, _row("rcma-stable", 0.3)]))
+    assert "-0.100 valence CCC, short of +0.05" in next(
+        verdicts([*rows, _row("rcma-stable-all", 0.3)])
+    )
     assert list(verdicts(rows)) == []
 
 
@@ -151,7 +153,7 @@ def test_the_official_split_is_not_mixed_with_other_folds() -> None:
 
 
 def test_verdicts_of_other_folds_say_so() -> None:
-    rows = [_row("face", 0.1), _row("rcma-stable", 0.5)]
+    rows = [_row("face", 0.1), _row("rcma-stable-all", 0.5)]
     rows += [replace(row, folds=OTHERS, mean=row.mean / 2) for row in rows]
     first, second = verdicts(rows)
     assert first.startswith("x: RCMA (stable) against the best single modality: +0.400")

@@ -15,7 +15,7 @@ from examples.affwild2.extract import extract
 from examples.affwild2.files import whole
 from examples.affwild2.generate import Size, make_data
 from examples.affwild2.latents import Switches
-from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE
+from examples.affwild2.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE
 from examples.affwild2.pictures import draw_sweep
 from examples.affwild2.presets import DEMO
 from examples.affwild2.pretrain import save_backbones, train_backbones
@@ -31,17 +31,16 @@ KINDS = {
     "sarcasm": Switches(0.25, 0.0),
     "no riddle": Switches(0.0, 0.0),
 }
-JUDGED = (*SINGLE, AVERAGE, "concatenation", "rcma", "rcma-stable", SHUFFLED)
+JUDGED = (*SINGLE, AVERAGE, "concatenation", "rcma", "rcma-stable", RECOMMENDED, SHUFFLED)
 OTHERS = (
     "leader-follower",
     "cross-attention",
     "jca",
     "jca-stable",
     "rcma-all",
-    "rcma-stable-all",
     "rcma-stable-T",
 )
-FEW = (*SINGLE, AVERAGE, "concatenation", "jca-stable", "rcma-stable")
+FEW = (*SINGLE, AVERAGE, "concatenation", "jca-stable", RECOMMENDED)
 
 
 def make_kind(out: Path, kind: str, size: Size, seed: int, switches: Switches) -> Data:

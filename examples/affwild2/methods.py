@@ -84,7 +84,9 @@ METHODS: dict[str, Method] = {
     "jca-stable": Method("JCA, stable", _jca(stable=True)),
     "rcma": Method("RCMA as printed, joint of the others", _rcma()),
     "rcma-all": Method("RCMA as printed, joint of all", _rcma(joint="all")),
-    "rcma-stable": Method("RCMA, stable", _rcma(stable=True, joint="others", any_length=True)),
+    "rcma-stable": Method(
+        "RCMA, stable, joint of the others", _rcma(stable=True, joint="others", any_length=True)
+    ),
     "rcma-stable-all": Method(
         "RCMA, stable, joint of all", _rcma(stable=True, joint="all", any_length=True)
     ),
@@ -93,10 +95,12 @@ METHODS: dict[str, Method] = {
     ),
 }
 AVERAGE = "average"
-SHUFFLED = "rcma-stable-shuffled"
+# What the library recommends where the relation between streams differs from person to person.
+RECOMMENDED = "rcma-stable-all"
+SHUFFLED = f"{RECOMMENDED}-shuffled"
 TITLES = {name: method.title for name, method in METHODS.items()} | {
     AVERAGE: "mean of the three single predictions",
-    SHUFFLED: "RCMA, stable, faces with another's voice and words",
+    SHUFFLED: "RCMA, stable, joint of all; faces with another's voice and words",
 }
 SINGLE = MODALITIES
 

@@ -16,7 +16,7 @@ from crossfuse import RecursiveCrossModalAttention
 from examples.affwild2.assemble import Encoded, Saved, read_saved
 from examples.affwild2.data import TARGETS
 from examples.affwild2.features import Features
-from examples.affwild2.methods import TITLES, title_of
+from examples.affwild2.methods import RECOMMENDED, TITLES, title_of
 from examples.affwild2.plots import (
     pick_trial,
     plot_bars,
@@ -31,7 +31,7 @@ from examples.affwild2.sweep import Data, run_folder
 from examples.affwild2.table import OFFICIAL, Table
 
 Pictures = list[tuple[Path, str]]
-SEEN = ("rcma-stable", "face")  # whose predictions are drawn over a trial's label
+SEEN = (RECOMMENDED, "face")  # whose predictions are drawn over a trial's label
 
 
 def draw_run(saved: Saved, out: Path, folder: Path) -> Pictures:

@@ -30,7 +30,7 @@ from examples.affwild2.evaluate import score
 from examples.affwild2.features import load_features
 from examples.affwild2.files import whole
 from examples.affwild2.latents import Switches
-from examples.affwild2.methods import AVERAGE, MODALITIES, SHUFFLED, SINGLE
+from examples.affwild2.methods import AVERAGE, MODALITIES, RECOMMENDED, SHUFFLED, SINGLE
 from examples.affwild2.presets import Preset
 from examples.affwild2.pretrain import load_backbones
 from examples.affwild2.progress import follow
@@ -155,7 +155,7 @@ def _runs(plan: Plan, preset: Preset) -> Iterator[Run]:
             for fold in plan.folds:
                 for seed in plan.seeds:
                     if method == SHUFFLED:
-                        yield Run("rcma-stable", target, preset, fold, seed, shuffled=True)
+                        yield Run(RECOMMENDED, target, preset, fold, seed, shuffled=True)
                     elif method != AVERAGE:
                         yield Run(method, target, preset, fold, seed)
 

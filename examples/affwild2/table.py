@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.affwild2.data import TARGETS, Target
-from examples.affwild2.methods import AVERAGE, SHUFFLED, SINGLE, TITLES, title_of
+from examples.affwild2.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE, TITLES, title_of
 from examples.affwild2.presets import Preset
 
 # Quoted from the paper (v1), measured on Aff-Wild2: the fusion is its best fold, the single
@@ -171,7 +171,7 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
             for row in rows
             if (row.data, row.folds, row.target) == (data, folds, "valence")
         }
-        ours = means.get("rcma-stable")
+        ours = means.get(RECOMMENDED)
         single = max((means[name] for name in SINGLE if name in means), default=None)
         if ours is None:
             continue
