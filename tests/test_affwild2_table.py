@@ -33,6 +33,7 @@ from examples.affwild2.table import (
     write_table,
 )
 from examples.affwild2.table_commands import show
+from examples.tables import markdown
 from tests.affwild2 import SMALL, backbones, trials
 
 
@@ -70,6 +71,12 @@ def test_the_overview_puts_kinds_of_data_side_by_side() -> None:
         ["rcma & co", "", "0.300"],
         ["*ceiling of all three*", "", "0.83"],
     ]
+
+
+def test_the_readme_shows_the_committed_table() -> None:
+    folder = Path(__file__).parents[1] / "examples" / "affwild2"
+    shown = markdown(*overview(read_table(folder / "results" / "table.json")))
+    assert shown in (folder / "README.md").read_text()
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def run_table(
     *,
     processes: int = 1,
     cpu: bool = True,
-    ceiling_trials: int = 60,
+    ceiling_trials: int = 40,
 ) -> Table:
     """Trains what is not trained yet and writes ``table.json``.
 
