@@ -250,7 +250,7 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
     "growth": (draw_growth, GROWTH, 5.6),
     "watch-accuracy": (draw_watch, WATCH, 3.6),
     "which-fusion": (draw_which, WHICH, 4.6),
-    "affwild2-valence": (draw_affwild2, AFFWILD2, 6.0),
+    "affwild2-valence": (draw_affwild2, AFFWILD2, 7.2),
     "speed": (draw_speed, LAYER_TIMES, 2.8),
     "sizes": (draw_sizes, SIZE_TIMES, 5.6),
 }
