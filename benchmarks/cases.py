@@ -234,9 +234,7 @@ def all_cases() -> list[Case]:
         joint_case("jca-16", 12, 16, (512, 512)),
         joint_case("jca-300", 12, 300, (512, 512), compiled=()),
         tcn_case("tcn-audio", 12, 300, 128, [128] * 4),
-        tcn_case(
-            "tcn-video", 4, 300, 512, [512] * 4, settings=("float32", "bfloat16"), compiled=()
-        ),
+        tcn_case("tcn-video", 4, 300, 512, [512] * 4, settings=plain, compiled=()),
         head_case("head", 2, 300, (512, 128, 768), ([512] * 4, [128] * 4, [512] * 4)),
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -41,11 +41,13 @@ def draw(batch: int) -> list[Tensor]:
     return [torch.randn(batch, LENGTH, d, requires_grad=True) for d in DIMS]
 
 
-def training_step(run: Callable[[Sequence[Tensor]], Sequence[Tensor]], batch: int) -> Call:
+def training_step(layer: RecursiveCrossModalAttention, batch: int) -> Call:
+    """Forward and backward, with the gradients of all inputs and weights."""
     inputs = draw(batch)
+    sources = [*inputs, *layer.parameters()]
 
     def step() -> object:
-        return torch.autograd.grad([y.sum() for y in run(inputs)], inputs)
+        return torch.autograd.grad([y.sum() for y in layer(inputs)], sources)
 
     return step
 
