@@ -1,1 +1,1 @@
-"""The tests: laws (`asserts`), naive twins (`reference`), drawn structures (`strategies`)."""
+"""Tests: one folder per kind, with what they share in `support`."""

@@ -1,0 +1,365 @@
+"""The Aff-Wild2 example from end to end, by its commands: mp4 in, predictions and pictures out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from examples.affwild2 import ceilings, demo, generate, presets, sweep
+from examples.affwild2.__main__ import COMMANDS, main
+from examples.affwild2.assemble import SETUP, Weights, read_saved
+from examples.affwild2.extract import extract
+from examples.affwild2.features import load_features
+from examples.affwild2.latents import Switches
+from examples.affwild2.pictures import hidden_frames
+from examples.affwild2.presets import PRESETS, Changes
+from examples.affwild2.pretrain import load_backbones, save_backbones
+from examples.affwild2.run_commands import Evaluate, Plot, Predict, Train
+from examples.affwild2.runs import CHECKPOINT
+from examples.affwild2.sources import ExtractOptions
+from examples.affwild2.table import read_table
+from examples.affwild2.table_commands import TableCommand
+from tests.support import affwild2
+from tests.support.affwild2 import SMALL, backbones
+
+QUICK = Changes(epochs=1)
+
+
+def _console() -> Console:
+    return Console(record=True, width=200, quiet=False, file=StringIO())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the tiny mp4 tree, and one network for each target."""
+    tree, out = affwild2.tree(tmp_path_factory, mp4=True), tmp_path_factory.mktemp("trained")
+    extract(tree, out / "features")
+    save_backbones(out / "backbones.pt", backbones())
+    for target in ("valence", "arousal"):
+        Train(
+            out / "features",
+            out / target,
+            method="rcma-stable",
+            target=target,
+            preset="demo",
+            cpu=True,
+            changes=QUICK,
+            weights=Weights(demo=out / "backbones.pt"),
+        ).run(Console(quiet=True))
+    return out
+
+
+def test_from_mp4_to_the_challenge_file(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tree = affwild2.tree(tmp_path_factory, mp4=True)
+    sample = tree / "CVPR_6th_ABAW_VA_test_set_sample.txt"
+    out = trained / "predictions.txt"
+    Predict(trained / "valence", trained / "arousal", sample, out, cpu=True).run(_console())
+    rows, wanted = (path.read_text().splitlines() for path in (out, sample))
+    assert [row.split(",")[0] for row in rows] == [row.split(",")[0] for row in wanted]
+    values = np.array([row.split(",")[1:] for row in rows[1:]], float)
+    assert np.abs(values).max() <= 1
+    assert values.std() > 0
+    with pytest.raises(ValueError, match="tells arousal, not valence"):
+        Predict(trained / "arousal", trained / "valence", sample, out, cpu=True).run(_console())
+
+
+def _figures(text: str, pattern: str) -> list[float]:
+    return [float(found) for found in re.findall(pattern, text)]
+
+
+def test_two_networks_have_the_challenges_score(trained: Path) -> None:
+    console = _console()
+    Evaluate(trained / "valence", trained / "arousal", cpu=True).run(console)
+    said = console.export_text()
+    each = _figures(said, r"all frames: CCC (-?\d\.\d{4}), Pearson")
+    assert len(each) == 2
+    (score,) = _figures(said, r"the challenge's score: (-?\d\.\d{4})")
+    assert score == pytest.approx(sum(each) / 2, abs=1e-4)
+    with pytest.raises(ValueError, match="evaluate: both runs tell valence"):
+        Evaluate(trained / "valence", trained / "valence", cpu=True).run(_console())
+
+
+def test_a_network_is_scored_with_and_without_modalities(trained: Path) -> None:
+    told = []
+    for options in ({}, {"without": ("voice",)}, {"smooth": (20, 0)}, {"smooth": (0, 50)}):
+        console = _console()
+        Evaluate(trained / "valence", cpu=True, **options).run(console)
+        told += _figures(console.export_text(), r"all frames: CCC (-?\d\.\d{4})")
+    assert told[0] != told[1]
+    assert told[0] != told[2]
+    assert told[0] == told[3], "the second number is for arousal"
+
+
+def test_a_refused_run_leaves_the_first_as_it_was(trained: Path) -> None:
+    before = {name: (trained / "valence" / name).read_bytes() for name in (SETUP, CHECKPOINT)}
+    for options in ({"resume": False}, {"resume": True, "seed": 5}):
+        with pytest.raises(ValueError, match="holds a run"):
+            Train(
+                trained / "features",
+                trained / "valence",
+                method="rcma-stable",
+                preset="demo",
+                cpu=True,
+                changes=QUICK,
+                weights=Weights(demo=trained / "backbones.pt"),
+                **options,
+            ).run(_console())
+    for name, content in before.items():
+        assert (trained / "valence" / name).read_bytes() == content
+
+
+def test_a_run_is_drawn(trained: Path, tmp_path: Path) -> None:
+    Plot(trained / "valence", tmp_path).run(_console())
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {"curves.png", "trial.png", "correlations.png"}
+
+
+def test_hidden_frames_are_those_of_the_truth(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tree = affwild2.tree(tmp_path_factory, mp4=True)
+    parts = ("face_missing", "mouth_hidden", "eyes_hidden")
+    some = dict.fromkeys(parts, False)
+    for trial in load_features(trained / "features"):
+        hidden = hidden_frames(trained / "features", trial)
+        with np.load(tree / "truth" / f"{trial.name}.npz") as truth:
+            missing = truth["face_missing"][trial.index]
+            expected = {part: truth[part][trial.index] & ~missing for part in parts[1:]}
+        expected["face_missing"] = missing
+        for part, got in zip(parts, hidden.values(), strict=True):
+            np.testing.assert_array_equal(got, expected[part])
+            some[part] |= bool(got.any())
+    assert all(some.values())
+
+
+@pytest.fixture
+def rough_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceilings of two short trials: sixty take half a minute."""
+
+    def rough(trials: int, *, switches: Switches) -> ceilings.Table:
+        return ceilings.ceilings(min(trials, 2), seconds=4, switches=switches)
+
+    monkeypatch.setattr(sweep, "ceilings", rough)
+
+
+@pytest.mark.usefixtures("rough_ceilings")
+def test_a_table_of_methods_and_folds(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "demo", replace(SMALL, epochs=1))
+    methods = ("face", "voice", "words", "average", "rcma")
+    command = TableCommand(
+        trained / "features",
+        tmp_path,
+        methods=methods,
+        targets=("valence",),
+        seeds=(0,),
+        folds=(0, 1),
+        processes=1,
+        cpu=True,
+        weights=Weights(demo=trained / "backbones.pt"),
+    )
+    command.run(_console())
+    table = read_table(tmp_path / "table.json")
+    assert {(row.method, row.folds) for row in table.rows} == {
+        (method, folds) for method in methods for folds in ("official split", "other folds")
+    }
+    assert all(row.ceiling is not None for row in table.rows), "the tree says how it was made"
+    held = json.loads((tmp_path / "table.json").read_text())["runs"]
+    assert sorted({run["fold"] for run in held}) == [0, 1]
+    run = tmp_path / "runs/data/rcma-valence-fold1-seed0"
+    assert read_saved(run).run.fold == 1, "evaluate and plot read the runs of a table"
+    Plot(tmp_path, tmp_path / "pictures").run(_console())
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "bars-data-valence.png",
+        "bars-data-valence-folds.png",
+        "report.html",
+    }
+    with pytest.raises(ValueError, match="method 'rmca': there are face, voice"):
+        replace(command, methods=("rmca",)).run(_console())
+    with pytest.raises(ValueError, match="table: average needs face, voice, words too"):
+        replace(command, methods=("average",)).run(_console())
+
+
+def test_saved_backbones_come_back(tmp_path: Path) -> None:
+    save_backbones(tmp_path / "b.pt", backbones())
+    again = load_backbones(tmp_path / "b.pt")
+    for name, backbone in backbones().items():
+        for key, value in backbone.state_dict().items():
+            assert torch.equal(again[name].state_dict()[key], value)
+
+
+# The full preset
+
+
+@pytest.fixture(scope="module")
+def worded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features with BERT vectors of the tiny tree, where one trial has no transcript."""
+    tree, out = tmp_path_factory.mktemp("worded") / "tree", tmp_path_factory.mktemp("worded-out")
+    shutil.copytree(affwild2.tree(tmp_path_factory, mp4=True), tree)
+    (tree / "transcripts/video2.csv").unlink()
+    report = extract(tree, out / "features", ExtractOptions(bert=affwild2.bert()))
+    assert report.problems == ("video2: has no transcript; the words are absent",)
+    return out
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_the_full_presets_train_on_bert_words(
+    worded: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words alone: IR-50 and VGGish would take hours here."""
+    narrow = replace(PRESETS[preset], widths=((8,), (8,), (8, 8)))
+    monkeypatch.setitem(PRESETS, preset, narrow)
+    console = _console()
+    Train(
+        worded / "features",
+        tmp_path / "run",
+        method="words",
+        preset=preset,  # type: ignore[arg-type]  # one of the three
+        cpu=True,
+        changes=QUICK,
+    ).run(console)
+    Evaluate(tmp_path / "run", cpu=True).run(console)
+    assert "random weights" not in console.export_text(clear=False)
+    assert re.search(r"all frames: CCC -?\d\.\d{4}", console.export_text())
+    setup = json.loads((tmp_path / "run" / SETUP).read_text())
+    assert setup["words_dim"] == 384
+    mean, spread = setup["scale"]
+    saved = read_saved(tmp_path / "run")
+    training, validation = saved.trials("train"), saved.trials("validation")
+    vectors = np.concatenate([trial.text(0, len(trial)) for trial in training.features])
+    assert (mean, spread) == pytest.approx((vectors.mean(), vectors.std()), rel=1e-4)
+    assert training.scale == (mean, spread)
+    assert (validation.scale == training.scale) == (preset == "paper")
+    absent = [trial.name for trial in training.features if trial.word_ids is None]
+    assert absent == ["video2"]
+
+
+@pytest.mark.usefixtures("rough_ceilings")
+def test_a_table_of_the_full_preset(
+    worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "paper", replace(PRESETS["paper"], widths=((8,),) * 3))
+    command = TableCommand(
+        worded / "features",
+        tmp_path,
+        preset="paper",
+        methods=("words",),
+        targets=("valence",),
+        seeds=(3,),
+        processes=1,
+        cpu=True,
+        changes=QUICK,
+    )
+    command.run(_console())
+    (row,) = read_table(tmp_path / "table.json").rows
+    assert read_saved(tmp_path / "runs/data/words-valence-fold0-seed3").scale != (0.0, 1.0)
+    command.run(_console())
+    assert read_table(tmp_path / "table.json").rows == (row,), "what is trained is kept"
+    with pytest.raises(ValueError, match="method 'rcma-stable-all-shuffled': there are face"):
+        replace(command, methods=("rcma-stable-all-shuffled",)).run(_console())
+
+
+def test_word_vectors_are_asked_for(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no word vectors; run extract with --bert MODEL"):
+        Train(trained / "features", tmp_path, method="words", cpu=True).run(_console())
+
+
+def test_backbones_without_weights_are_told() -> None:
+    from examples.affwild2.runs import Run
+
+    run = Run("rcma", "valence", PRESETS["paper"])
+    told = Weights(vggish=Path("v.pth")).missing(run)
+    assert told == ["IR-50 starts from random weights (no --ir50 FILE): a dry run"]
+    assert Weights().missing(replace(run, method="words")) == []
+    assert Weights().missing(replace(run, preset=PRESETS["demo"])) == []
+
+
+# The command line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["affwild2", command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert f"usage: python -m examples.affwild2 {command}" in said
+    for number, line in enumerate(said.splitlines()):
+        option = re.search(r"^│ (--[a-z0-9-]+)", line)
+        if option and option[1] != "--help":
+            following = " ".join(said.splitlines()[number : number + 2])
+            assert re.search(r"[a-z]{3,} [a-z0-9]", following.split(option[1])[1]), option[1]
+
+
+def test_the_parity_switches_change_the_preset() -> None:
+    changes = Changes(
+        warmup="none",
+        freeze_bn=True,
+        loss_on_padding=False,
+        norm_stats="train",
+        shuffle="epoch",
+        reload_best=False,
+        batch=96,
+    )
+    changed = changes.apply(PRESETS["authors"])
+    for name, value in vars(changes).items():
+        expected = getattr(PRESETS["authors"], name) if value is None else value
+        assert getattr(changed, name) == expected
+    assert Changes().apply(PRESETS["authors"]) == PRESETS["authors"]
+
+
+def test_every_number_of_a_preset_has_its_source() -> None:
+    lines = Path(presets.__file__).read_text().splitlines()
+    fields = [line for line in lines if re.match(r"    [a-z_]+=", line)]
+    names = [line.split("=")[0].strip() for line in fields]
+    assert sorted(names) == sorted(3 * list(vars(presets.PAPER)))
+    assert [line for line in fields if not re.search(r",  # \w", line)] == []
+
+
+# The demo
+
+
+def test_data_of_the_demo_is_made_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):  # stands for a kill
+        pass
+
+    def stopped(*_: object) -> None:
+        raise Stop
+
+    switches = Switches(0.5, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "_write_manifest", stopped)
+        with pytest.raises(Stop):
+            demo.make_kind(tmp_path, "a kind", "tiny", 4, switches)
+    monkeypatch.setitem(generate.COUNTS, "tiny", {"train": 2, "validation": 2, "test": 1})
+    data = demo.make_kind(tmp_path, "a kind", "tiny", 4, switches)
+    assert {trial.partition for trial in load_features(data.features)} == {
+        "train",
+        "validation",
+        "test",
+    }
+    tree = tmp_path / "data/a-kind/tree"
+    stamps = {path: path.stat().st_mtime_ns for path in tree.rglob("*")}
+    assert demo.make_kind(tmp_path, "a kind", "tiny", 4, switches) == data
+    assert {path: path.stat().st_mtime_ns for path in tree.rglob("*")} == stamps
+    with pytest.raises(ValueError, match="was made with seed 4, not 5; name a new folder"):
+        demo.make_kind(tmp_path, "a kind", "tiny", 5, switches)
+    with pytest.raises(ValueError, match=r"was made with sarcasm 0\.5, not 0\.25; name a new"):
+        demo.make_kind(tmp_path, "a kind", "tiny", 4, Switches(0.25, 0.0))

@@ -1,0 +1,206 @@
+"""The Aff-Wild2 example's table, pictures and report: what they tell, and that nothing is mixed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from examples.affwild2.data import encode
+from examples.affwild2.plots import _gaps, plot_bars, plot_correlations, plot_curves
+from examples.affwild2.presets import AUTHORS, DEMO
+from examples.affwild2.progress import follow
+from examples.affwild2.report import write_report
+from examples.affwild2.runs import Run, build
+from examples.affwild2.table import (
+    OFFICIAL,
+    OTHERS,
+    Result,
+    Row,
+    Table,
+    make_table,
+    overview,
+    read_table,
+    verdicts,
+    write_table,
+)
+from examples.affwild2.table_commands import show
+from examples.tables import markdown
+from tests.support.affwild2 import SMALL, backbones, trials
+
+
+def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fields of Row
+    row = Row("x", method, f"{method} & co", "valence", mean, 0.01, (mean,), 0.8, None)
+    return replace(row, **changes)
+
+
+def test_verdicts_tell_gains_and_losses_alike() -> None:
+    rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
+    told = list(verdicts([*rows, _row("rcma-stable-all", 0.5)]))
+    assert told == [
+        "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
+        "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
+    ]
+    *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable-all", 0.5)])
+    assert last.endswith("RCMA as printed, joint of the others: -0.100 valence CCC, not ahead")
+    assert "-0.100 valence CCC, short of +0.05" in next(
+        verdicts([*rows, _row("rcma-stable-all", 0.3)])
+    )
+    assert list(verdicts(rows)) == []
+
+
+def test_the_overview_puts_kinds_of_data_side_by_side() -> None:
+    rows = (
+        _row("face", 0.4, runs=(0.3, 0.5)),
+        _row("rcma", 0.3, data="y"),
+        _row("rcma", 0.9, folds=OTHERS),
+    )
+    limits = {"valence": {"achievable": {"V+A+T": 0.83}}}
+    header, body = overview(Table(rows, (), {"y": limits}, {}))
+    assert header == ["validation CCC", "valence, x", "valence, y"]
+    assert body == [
+        ["face & co", "0.400 ± 0.010", ""],
+        ["rcma & co", "", "0.300"],
+        ["*ceiling of all three*", "", "0.83"],
+    ]
+
+
+def test_the_readme_shows_the_committed_table() -> None:
+    folder = Path(__file__).parents[2] / "examples" / "affwild2"
+    shown = markdown(*overview(read_table(folder / "results" / "table.json")))
+    assert shown in (folder / "README.md").read_text()
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    table = Table((_row("face", 0.4), _row("rcma", 0.3, paper=0.585)), ("so",), {"x": {}}, {"a": 1})
+    write_table(tmp_path / "table.json", table, [])
+    assert read_table(tmp_path / "table.json") == table
+    assert table.find("x", "rcma", "valence") is table.rows[1]
+    assert table.find("y", "rcma", "valence") is None
+    with pytest.raises(ValueError, match="no such table"):
+        read_table(tmp_path / "other.json")
+
+
+def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
+    rows = (_row("face", 0.4), _row("rcma", 0.3, paper=0.585))
+    plot_bars(tmp_path / "bars.png", rows, "title")
+    plot_curves(tmp_path / "curves.png", {"a": [{"epoch": 0, "loss": 1.0, "ccc": 0.1}]})
+    pictures = [(tmp_path / "bars.png", "bars <&>"), (tmp_path / "curves.png", "curves")]
+    report = tmp_path / "report.html"
+    table = Table(rows, ("it is ahead",), {}, {"seed": 3407})
+    write_report(report, table, pictures, {"seed": 12}, note="only <a> note")
+    text = report.read_text()
+    for seed in (12, 3407):  # of the data, of the preset: neither hides the other
+        assert f'<td>seed</td><td class="value">{seed}</td>' in text
+    sources = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'>]{0,30})", text)
+    assert len(sources) == 3
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|url\(|@import|<script|<link(?! rel=\"icon\")", text)
+    for wanted in (
+        "paper, on Aff-Wild2",
+        "0.585",
+        "face &amp; co",
+        "bars &lt;&amp;&gt;",
+        "only &lt;a&gt;",
+        "torch",
+    ):
+        assert wanted in text
+
+
+def test_the_report_calls_only_generated_data_generated(tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [{"x": {}}, {}]
+    for ceilings in kinds:
+        table = Table((_row("rcma", 0.3),), (), ceilings, {})
+        write_report(tmp_path / "report.html", table, [], {})
+        text = (tmp_path / "report.html").read_text()
+        assert ("on <b>generated</b> data" in text) == bool(ceilings)
+        assert ("neither is a comparison" in text) == (not ceilings)
+
+
+def test_only_rcma_has_correlation_maps(tmp_path: Path) -> None:
+    held = backbones()
+    training = encode(trials(), held)
+    plot_correlations(
+        tmp_path / "c.png", build(Run("rcma-stable", "valence", SMALL), held), training, 30
+    )
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="only a network that fuses with RCMA"):
+        plot_correlations(
+            tmp_path / "d.png", build(Run("jca", "valence", SMALL), held), training, 30
+        )
+
+
+def _result(method: str, fold: int, ccc: float, **changes: Any) -> Result:  # noqa: ANN401  # fields
+    return replace(Result("x", method, "valence", 0, fold, ccc, ccc, 0.3, 9, 1.0), **changes)
+
+
+def test_the_official_split_is_not_mixed_with_other_folds() -> None:
+    results = [
+        _result("face", fold, ccc, seed=seed)
+        for fold, seed, ccc in ((0, 0, 0.1), (0, 1, 0.3), (1, 0, 0.6), (2, 0, 0.8))
+    ]
+    table = make_table(results, {}, DEMO)
+    assert {row.folds: row.runs for row in table.rows} == {OFFICIAL: (0.1, 0.3), OTHERS: (0.6, 0.8)}
+    assert [row.mean for row in table.rows] == pytest.approx([0.2, 0.7])
+    assert [title for title, _ in table.groups()] == [
+        "valence, data: x",
+        "valence, data: x, other folds",
+    ]
+    found = table.find("x", "face", "valence")
+    assert found is not None
+    assert found.folds == OFFICIAL
+
+
+def test_verdicts_of_other_folds_say_so() -> None:
+    rows = [_row("face", 0.1), _row("rcma-stable-all", 0.5)]
+    rows += [replace(row, folds=OTHERS, mean=row.mean / 2) for row in rows]
+    first, second = verdicts(rows)
+    assert first.startswith("x: RCMA (stable) against the best single modality: +0.400")
+    assert second.startswith("x, other folds: RCMA (stable) against the best single modality: +0.2")
+
+
+def test_only_generated_data_is_called_generated_and_has_ceilings() -> None:
+    limits = {"achievable": {"V": 0.6, "V+A+T": 0.8}, "late": {"V+A+T": 0.7}}
+    results = [_result("face", 0, 0.5), _result("average", 0, 0.5), _result("rcma", 0, 0.5)]
+    table = make_table(results, {"x": {"valence": limits}}, DEMO)
+    ceilings = {row.method: row.ceiling for row in table.rows}
+    assert ceilings == {"face": 0.6, "average": 0.7, "rcma": 0.8}
+    assert next(table.groups())[0] == "valence, generated data: x"
+    real = make_table(results, {}, DEMO)
+    assert {row.ceiling for row in real.rows} == {None}
+    assert next(real.groups())[0] == "valence, data: x"
+
+
+def test_the_papers_numbers_stand_in_a_column_of_their_own() -> None:
+    table = make_table([_result("rcma", 0, 0.25), _result("jca", 0, 0.125)], {}, DEMO)
+    assert {row.method: row.paper for row in table.rows} == {"rcma": 0.585, "jca": None}
+    console = Console(record=True, width=120, quiet=False, file=StringIO())
+    show(console, table)
+    (line,) = [line for line in console.export_text().splitlines() if "RCMA" in line]
+    cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
+    assert cells == ["RCMA as printed, joint of the others", "0.250", "", "", "0.585"]
+
+
+def test_the_authors_preset_is_called_released() -> None:
+    (row,) = make_table([_result("rcma", 0, 0.2)], {}, AUTHORS).rows
+    assert row.title == "RCMA as released, joint of the others"
+
+
+@given(kept=st.lists(st.booleans(), min_size=2, max_size=30), fps=st.sampled_from([15.0, 29.97]))
+def test_lines_break_exactly_where_frames_were_left_out(kept: list[bool], fps: float) -> None:
+    index = np.flatnonzero([True, True, *kept])  # two neighbours tell how long a frame is
+    gaps = _gaps(index / fps)
+    assert gaps.tolist() == [i for i in range(1, len(index)) if index[i] - index[i - 1] > 1]
+
+
+def test_a_log_gets_a_line_where_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(follow(iter("ab"), "networks to train", 2)) == ["a", "b"]
+    assert capsys.readouterr().out == "networks to train: 2\n"

@@ -1,0 +1,1 @@
+"""Tests of layers in other tools: compilers, exporters, checkpoints, frameworks."""

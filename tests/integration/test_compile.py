@@ -1,0 +1,227 @@
+"""crossfuse.compile: one graph for every batch and length, and a backend that is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+import crossfuse
+from crossfuse import _compile
+from tests.support import properties
+from tests.support.layers import foreign_warnings_silenced
+from tests.support.strategies import filled
+
+# The first are those that it compiles for: unlike each other and all sizes of features, for which
+# torch would otherwise take them.
+SIZES = [(8, 6), (3, 7), (5, 4), (2, 3)]
+DIMS = {"face": 3, "voice": 5}
+LENGTH = 7
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "rcma": lambda: crossfuse.RecursiveCrossModalAttention(DIMS, LENGTH),
+    "rcma of any length": lambda: crossfuse.RecursiveCrossModalAttention(DIMS, None, stable=True),
+    "rcma as released": lambda: crossfuse.RecursiveCrossModalAttention(
+        DIMS, LENGTH, 1, variant="released", gate=True
+    ),
+    "jca": lambda: crossfuse.JointCrossAttention(DIMS, LENGTH, 4),
+}
+Chosen = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    with foreign_warnings_silenced():
+        torch._dynamo.reset()
+        counters.clear()
+        yield
+        torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces and differentiates as always, without a C++ compiler's seconds."""
+    compile_ = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda m, **options: compile_(m, **{**options, "backend": "aot_eager", "options": None}),
+    )
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Chosen:
+    """Records what torch.compile is asked for, and compiles nothing."""
+    calls: Chosen = []
+
+    def record(module: object, **options: object) -> object:
+        calls.append(options)
+        return module
+
+    monkeypatch.setattr(torch, "compile", record)
+    return calls
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def batch(size: int, length: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(size * 10 + length)
+    return {name: torch.randn(size, length, dim, generator=generator) for name, dim in DIMS.items()}
+
+
+def masks(size: int, length: int) -> dict[str, Tensor]:
+    steps = torch.arange(length)
+    return {
+        "face": (steps < length - 1).expand(size, length).clone(),
+        "voice": (steps > 0).expand(size, length).clone(),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("name", "masked"), [("rcma", False), *((name, True) for name in LAYERS)], ids=str
+)
+def test_one_graph_serves_every_batch_and_length(name: str, masked: bool) -> None:
+    layer = filled(LAYERS[name](), 0)
+    compiled = crossfuse.compile(layer)
+    for size in SIZES:
+        mask = masks(*size) if masked else None
+        properties.eager_equals_compiled(layer, compiled, batch(*size), mask)
+        assert graphs() == 1, f"compiled again for batch and length {size}"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_one_graph_serves_every_batch_and_length_of_the_tcn_and_of_its_stream() -> None:
+    tcn = filled(crossfuse.TemporalConvNet(3, [4, 5], kernel_size=3), 0)
+    encode, step = crossfuse.compile(tcn), crossfuse.compile(tcn.stream)
+    for shape in SIZES:
+        properties.eager_equals_compiled(tcn, encode, batch(*shape)["face"])
+    assert graphs() == 1
+    with torch.no_grad():
+        for size, length in SIZES:
+            _, state = tcn.stream(batch(size, 7)["face"])
+            chunk = batch(size, length)["face"]
+            expected, _ = tcn.stream(chunk, state)
+            actual, after = step(chunk, state)
+            properties.close(actual, expected, f"a step of {size}, {length}", 1e-5)
+            assert isinstance(after, crossfuse.TemporalState)
+    assert graphs() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_single_sample_or_step_costs_one_graph_each() -> None:
+    layer = filled(LAYERS["rcma"](), 0)
+    compiled = crossfuse.compile(layer)
+    for size in [(8, 6), (1, 5), (1, 3), (1, 6), (4, 2)]:
+        properties.eager_equals_compiled(layer, compiled, batch(*size))
+    assert graphs() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_length_that_equals_a_number_of_features_costs_one_graph_more() -> None:
+    """torch takes sizes that are equal at the first call for one, until they are not."""
+    layer = filled(LAYERS["rcma"](), 0)
+    compiled = crossfuse.compile(layer)
+    for size in [(8, 5), (3, 7), (4, 2), (6, 3)]:
+        properties.eager_equals_compiled(layer, compiled, batch(*size))
+    assert graphs() == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rcma", "jca"])
+def test_the_real_compiler_gives_the_same_numbers(name: str) -> None:
+    """Forward and backward through inductor, at sizes other than those it compiled for."""
+    layer = filled(LAYERS[name](), 0)
+    compiled = crossfuse.compile(layer)
+    for size in SIZES[:3]:
+        properties.eager_equals_compiled(layer, compiled, batch(*size), masks(*size))
+    assert graphs() == 1
+
+
+def test_the_default_backend_is_taken_on_the_cpu(
+    chosen: Chosen, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_compile, "find_spec", lambda name: None)
+    with caplog.at_level(logging.INFO, logger="crossfuse._compile"):
+        crossfuse.compile(LAYERS["jca"]())
+    (asked,) = chosen
+    assert asked["backend"] is _compile._recomputing
+    assert (asked["fullgraph"], asked["dynamic"], asked["options"]) == (True, True, None)
+    assert caplog.messages == ["compiling JointCrossAttention with the backend 'inductor'"]
+
+
+@pytest.mark.parametrize("triton", [False, True])
+def test_on_cuda_the_backend_needs_no_triton_where_there_is_none(
+    triton: bool, chosen: Chosen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = importlib.util.find_spec("crossfuse") if triton else None
+    monkeypatch.setattr(_compile, "find_spec", {"triton": spec}.__getitem__)
+    monkeypatch.setattr(_compile, "_on_cuda", lambda module: True)
+    crossfuse.compile(LAYERS["jca"]())
+    assert chosen[0]["backend"] == ("inductor" if triton else "cudagraphs")
+    assert (chosen[0]["options"] is None) == (not triton), "cudagraphs knows no options"
+
+
+def test_a_module_without_tensors_runs_on_cuda_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for there in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert _compile._on_cuda(nn.Identity()) == there
+        assert not _compile._on_cuda(nn.Linear(1, 1)), "its parameters say where it runs"
+
+
+@pytest.mark.slow
+def test_the_backend_for_cuda_without_triton_runs_here_too() -> None:
+    """On the CPU it records no CUDA graph, but takes ours."""
+    layer = filled(LAYERS["rcma"](), 0)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="cudagraphs")
+    for size in SIZES[:3]:
+        properties.eager_equals_compiled(layer, compiled, batch(*size))
+    assert graphs() == 1
+
+
+def test_the_layer_stays_as_it_is(chosen: Chosen) -> None:
+    layer = LAYERS["rcma"]()
+    before = set(vars(layer)), list(layer.state_dict())
+    crossfuse.compile(layer)
+    assert (set(vars(layer)), list(layer.state_dict())) == before
+
+
+@pytest.mark.parametrize("wrong", [3, torch.relu, None], ids=["int", "function", "None"])
+def test_what_is_no_module_is_refused(wrong: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="compile: 'module' is neither a module nor a method"):
+        crossfuse.compile(wrong)
+
+
+def test_choosing_imports_no_triton() -> None:
+    """In a fresh process, with a package of that name on the path that breaks when imported."""
+    script = """
+import sys, tempfile, pathlib, torch
+folder = pathlib.Path(tempfile.mkdtemp()); sys.path.insert(0, str(folder))
+(folder / "triton.py").write_text("raise SystemExit('triton was imported')")
+import crossfuse
+from crossfuse import _compile
+_compile._on_cuda = lambda module: True
+seen = []
+torch.compile = lambda module, **options: seen.append(options["backend"])
+crossfuse.compile(torch.nn.Identity())
+assert seen == ["inductor"], seen
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,587 @@
+"""The laws of RecursiveCrossModalAttention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from crossfuse import RecursiveCrossModalAttention
+from tests.support import properties, reference, released
+from tests.support.reference import Structure
+from tests.support.strategies import Streams, filled, permuted_rows, streams
+
+F64 = torch.float64
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs, and how the layer for them is built."""
+
+    streams: Streams
+    kind: str = "longest"  # what `length` is: "longest", "each" or "none"
+    spare: int = 0  # how much longer than the inputs the layer's windows are
+    steps: int = 2
+    joint: str = "others"
+    share_weights: bool = False
+    stable: bool = False
+    gate: bool = False
+    variant: str = "printed"
+
+    @property
+    def length(self) -> int | dict[str, int] | list[int] | None:
+        if self.kind == "none":
+            return None
+        if self.kind == "longest":
+            return self.streams.length + self.spare
+        each = [length + self.spare for length in self.streams.lengths]
+        return dict(zip(self.streams.names, each, strict=True)) if self.streams.named else each
+
+    def layer(
+        self, dtype: torch.dtype = F64, *, checkpoint: bool = False, dropout: float = 0.0
+    ) -> RecursiveCrossModalAttention:
+        layer = RecursiveCrossModalAttention(
+            self.streams.layer_dims,
+            self.length,
+            self.steps,
+            joint=self.joint,
+            share_weights=self.share_weights,
+            stable=self.stable,
+            gate=self.gate,
+            variant=self.variant,
+            checkpoint=checkpoint,
+            dropout=dropout,
+            dtype=dtype,
+        )
+        return filled(layer, self.streams.seed)
+
+    @property
+    def twin(self) -> properties.Twin:
+        length: reference.Length = None
+        if self.kind == "each":
+            each = [n + self.spare for n in self.streams.lengths]
+            length = dict(zip(self.streams.names, each, strict=True))
+        elif self.kind == "longest":
+            length = self.streams.length + self.spare
+        return partial(
+            reference.recursive_cross_modal_attention,
+            dims=self.streams.by_name,
+            length=length,
+            steps=self.steps,
+            joint=self.joint,
+            share_weights=self.share_weights,
+            stable=self.stable,
+            gate=self.gate,
+            variant=self.variant,
+        )
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    spare: int = 0,
+    least: int | None = None,
+    named: bool | None = None,
+    masks: bool = True,
+    missing: bool = True,
+    batch: tuple[int, int] = (0, 3),
+    most: int = 5,
+) -> Case:
+    variant = draw(st.sampled_from(["printed", "released"]))
+    kind = draw(
+        st.sampled_from(["longest", "none", "each"] if variant == "printed" else ["longest"])
+    )
+    joint = draw(st.sampled_from(["others", "all"]))
+    few = least or (2 if joint == "others" else 1)
+    drawn = draw(
+        streams(
+            least=few,
+            most=most,
+            aligned=kind != "each",
+            named=named,
+            masks=masks,
+            missing=missing,
+            batch=batch,
+        )
+    )
+    return Case(
+        drawn,
+        kind,
+        spare + draw(st.integers(0, 2)),
+        draw(st.integers(1, 3)),
+        joint,
+        draw(st.booleans()),
+        variant == "printed" and draw(st.booleans()),
+        draw(st.booleans()),
+        variant,
+    )
+
+
+def plain(dims: Sequence[int] = (2, 3, 5), batch: int = 2, length: int = 4) -> Streams:
+    """Named streams without masks or gaps."""
+    n = len(dims)
+    empty = ((0,) * batch,) * n
+    return Streams(tuple(dims), batch, (length,) * n, True, "none", empty, frozenset(), 3)
+
+
+# The edges: one step, an empty batch, one modality, everything masked.
+ONE_STEP = Case(plain(length=1))
+NO_SAMPLES = Case(plain(batch=0))
+ONE_MODALITY = Case(plain(dims=(3,)), joint="all")
+ALL_MASKED = Case(Streams((2, 3), 2, (3, 3), True, "each", ((7, 7), (7, 7)), frozenset(), 2))
+# A mask of its own for each modality and sample, which matters most where a mask is counted (the
+# layer without length) or combined with others (the released joint).
+HOLES = Streams((2, 3, 5), 2, (5,) * 3, True, "each", ((3, 31), (9, 0), (16, 1)), frozenset(), 3)
+COUNTED = Case(HOLES, "none")
+COMBINED = Case(HOLES, variant="released")
+
+
+@example(case=ONE_STEP)
+@example(case=NO_SAMPLES)
+@example(case=ONE_MODALITY)
+@example(case=ALL_MASKED)
+@example(case=COUNTED)
+@example(case=COMBINED)
+@given(case=cases())
+def test_agrees_with_the_paper(case: Case) -> None:
+    properties.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
+
+
+@pytest.mark.parametrize("joint", ["others", "all"])
+def test_reproduces_the_published_numbers(joint: str) -> None:
+    data = released.load(f"rcma_release_{joint}")
+    layer = RecursiveCrossModalAttention(
+        released.DIMS, 13, joint=joint, variant="released", dtype=F64
+    )
+    layer.load_state_dict(released.rcma_state(data, joint))
+    released.reproduces(layer, *released.numbers(data))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@given(case=cases(most=3, batch=(1, 3)))
+def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) -> None:
+    """Two steps without gates, whose temperature of 0.1 would magnify the rounding tenfold."""
+    case = replace(case, steps=min(case.steps, 2), gate=False)
+    layer = case.layer(dtype)
+    properties.agrees_with(layer, case.twin, case.streams.inputs(dtype), case.streams.mask())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["longest", "each", "none"])
+def test_gradients_in_half_precision_agree_as_a_whole(kind: str, dtype: torch.dtype) -> None:
+    """Single slopes flip where a relu's argument rounds across zero; the vector hardly turns.
+
+    How many flip is chance (a few of thousands), so this is about the median of several draws.
+    """
+    errors: dict[str, list[float]] = {"inputs": [], "parameters": []}
+    for seed in range(9):
+        streams = replace(plain(dims=(11, 13, 17), batch=5, length=9), seed=seed)
+        case = Case(streams, kind, steps=1)
+        inputs = case.streams.inputs(dtype)
+        half = properties.evaluate(case.layer(dtype), inputs)
+        layer = case.layer(dtype).double()
+        exact = properties.evaluate(layer, {name: x.double() for name, x in inputs.items()})
+        for part, found in errors.items():
+            ours = torch.cat([g.flatten().double() for g in getattr(half, part).values()])
+            true = torch.cat([g.flatten() for g in getattr(exact, part).values()])
+            found.append(((ours - true).norm() / true.norm()).item())
+    for part, found in errors.items():
+        error = sorted(found)[len(found) // 2]
+        assert error <= properties.TOLERANCES[dtype].output, f"{part}: off by {error:.3g} in norm"
+
+
+@example(case=NO_SAMPLES)
+@given(case=cases())
+def test_gives_back_the_structure(case: Case) -> None:
+    layer, mask = case.layer(), case.streams.mask()
+    properties.same_structure(layer, case.streams.inputs(), mask)
+    properties.does_not_mutate(layer, case.streams.inputs(), mask)
+
+
+@given(case=cases(named=True))
+def test_the_order_of_the_keys_does_not_matter(case: Case) -> None:
+    layer, inputs = case.layer(), case.streams.inputs()
+    backwards = dict(reversed(inputs.items()))
+    properties.same_structure(layer, backwards)
+    given_order, reverse = layer(inputs), layer(backwards)
+    in_sequence = layer(list(inputs.values()))
+    for place, name in enumerate(inputs):
+        if inputs[name] is not None:
+            assert torch.equal(given_order[name], reverse[name])
+            assert torch.equal(given_order[name], in_sequence[place])
+
+
+@given(case=cases(batch=(1, 3)))
+def test_samples_do_not_mix(case: Case) -> None:
+    properties.batch_independent(case.layer(), case.streams.inputs(), case.streams.mask())
+
+
+@given(case=cases(spare=2))
+def test_masked_steps_do_not_matter(case: Case) -> None:
+    layer = case.layer()
+    properties.padding_invariant(layer, case.streams.inputs(), case.streams.mask(), padding=2)
+
+
+@given(case=cases(least=2), data=st.data())
+def test_a_missing_modality_is_a_masked_one(case: Case, data: st.DataObject) -> None:
+    inputs = case.streams.whole().inputs()
+    mask = case.streams.mask()
+    names = list(inputs) if case.streams.named else list(range(len(inputs)))
+    name = data.draw(st.sampled_from(names))
+    properties.missing_equals_masked(case.layer(), inputs, name, mask)
+
+
+def permuted(case: Case, order: Sequence[int]) -> RecursiveCrossModalAttention:
+    """The layer with its modalities declared in another order, and its parameters moved along."""
+    old, source = case.streams, case.layer().state_dict()
+    names = old.names
+    moved = Case(
+        Streams(
+            tuple(old.dims[n] for n in order),
+            old.batch,
+            tuple(old.lengths[n] for n in order),
+            old.named,
+            old.masked,
+            tuple(old.invalid[n] for n in order),
+            frozenset(place for place, n in enumerate(order) if n in old.missing),
+            old.seed,
+        ),
+        *[getattr(case, name) for name in list(Case.__dataclass_fields__)[1:]],
+    )
+    lengths = [length + case.spare for length in old.lengths]
+    state = {}
+    for key, value in source.items():
+        head, _, tail = key.partition(".")
+        index, name, part = tail.split(".", 2) if head == "steps" else ("", *tail.split(".", 1))
+        n = names.index(name)
+        members = [m for m in range(len(names)) if case.joint == "all" or m != n]
+        sizes = [old.dims[m] for m in members]
+        into = [members.index(m) for m in order if m in members]
+        rows = permuted_rows(sizes, into)
+        if part == "output" or part == "joint_bias":
+            value = value[rows]
+        elif part == "joint":
+            value = value[rows][:, rows]
+        elif part == "temporal" and case.kind == "each":
+            value = value[:, permuted_rows([lengths[m] for m in members], into)]
+        place = str(order.index(n))
+        state[".".join(filter(None, (head, index, place, part)))] = value
+    layer = moved.layer()
+    layer.load_state_dict(state)
+    return layer
+
+
+@given(case=cases(named=False), data=st.data())
+def test_reordering_the_modalities_reorders_the_outputs(case: Case, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(case.streams.dims))))
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    properties.modality_equivariant(case.layer(), permuted(case, order), inputs, mask, order)
+
+
+@example(case=ALL_MASKED)
+@example(case=NO_SAMPLES)
+@given(case=cases())
+def test_gradients_are_finite(case: Case) -> None:
+    properties.finite_gradients(case.layer(), case.streams.inputs(), case.streams.mask())
+
+
+@pytest.mark.parametrize("variant", ["printed", "released"])
+@pytest.mark.parametrize("joint", ["others", "all"])
+@pytest.mark.parametrize("gate", [False, True])
+def test_every_parameter_learns(variant: str, joint: str, gate: bool) -> None:
+    case = Case(plain(dims=(5, 7, 11), batch=3, length=6), joint=joint, variant=variant, gate=gate)
+    properties.every_parameter_gets_a_gradient(case.layer(), case.streams.inputs())
+
+
+@pytest.mark.parametrize("kind", ["longest", "each", "none"])
+def test_the_state_dict_is_the_whole_state(kind: str) -> None:
+    case = Case(plain(), kind, gate=True)
+    properties.state_dict_round_trip(case.layer, case.streams.inputs())
+
+
+def test_parameter_names_are_the_contract() -> None:
+    state = RecursiveCrossModalAttention({"face": 2, "voice": 3}, 4, steps=2).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    expected = {
+        f"steps.{k}.{name}.{part}": shape
+        for k in range(2)
+        for name, d, joint in (("face", 2, 3), ("voice", 3, 2))
+        for part, shape in (("temporal", (4, 4)), ("feature", (d, d)), ("output", (joint, d)))
+    }
+    assert shapes == expected
+
+
+def test_parameter_names_of_the_variants() -> None:
+    def names(**options: bool | str) -> set[str]:
+        layer = RecursiveCrossModalAttention([2, 3], 4, steps=2, **options)  # type: ignore[arg-type]  # drawn options
+        return set(layer.state_dict())
+
+    printed = {
+        f"steps.{k}.{n}.{p}" for k in "01" for n in "01" for p in ("temporal", "feature", "output")
+    }
+    biases = {f"{name}_bias" for name in printed}
+    joints = {f"steps.{k}.{n}.{p}" for k in "01" for n in "01" for p in ("joint", "joint_bias")}
+    assert names() == printed
+    assert names(joint="all") == printed
+    assert names(share_weights=True) == {name for name in printed if name.startswith("steps.0")}
+    assert names(variant="released", joint="all") == printed | biases
+    assert names(variant="released", joint="others") == printed | biases | joints
+    timeless = RecursiveCrossModalAttention([2, 3], None, steps=2)
+    assert set(timeless.state_dict()) == {name for name in printed if "temporal" not in name}
+
+
+def test_shapes_of_unaligned_parameters() -> None:
+    lengths = {"a": 7, "b": 4, "c": 9}
+    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, steps=1)
+    assert layer.state_dict()["steps.0.b.temporal"].shape == (4, 7 + 9)
+    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, steps=1, joint="all")
+    assert layer.state_dict()["steps.0.b.temporal"].shape == (4, 7 + 4 + 9)
+
+
+def test_lengths_may_come_in_declared_order() -> None:
+    dims = {"a": 2, "b": 3}
+    layers = [
+        RecursiveCrossModalAttention(dims, length, steps=1) for length in ([7, 4], {"b": 4, "a": 7})
+    ]
+    for layer in layers:
+        assert layer.state_dict()["steps.0.a.temporal"].shape == (7, 4)
+
+
+@given(case=cases(masks=False), data=st.data())
+def test_equal_lengths_with_equal_blocks_are_the_aligned_layer(
+    case: Case, data: st.DataObject
+) -> None:
+    aligned = Case(
+        data.draw(streams()), "longest", 1, case.steps, stable=case.stable, gate=case.gate
+    )
+    apart = Case(aligned.streams, "each", 1, case.steps, stable=case.stable, gate=case.gate)
+    one, many = aligned.layer(), apart.layer()
+    others = len(aligned.streams.dims) - 1
+    many.load_state_dict(
+        {
+            key: value.repeat(1, others) if key.endswith("temporal") else value
+            for key, value in one.state_dict().items()
+        }
+    )
+    inputs, mask = aligned.streams.inputs(), aligned.streams.mask()
+    expected = properties.evaluate(one, inputs, mask)._replace(parameters={})
+    actual = properties.evaluate(many, inputs, mask)._replace(parameters={})
+    properties.same_result(actual, expected, "unaligned", properties.TOLERANCES[F64])
+
+
+@given(case=cases())
+def test_shared_weights_are_equal_weights(case: Case) -> None:
+    shared = Case(case.streams, case.kind, case.spare, 3, case.joint, True, variant=case.variant)
+    own = Case(case.streams, case.kind, case.spare, 3, case.joint, False, variant=case.variant)
+    one, three = shared.layer(), own.layer()
+    state = {
+        f"steps.{k}.{key.split('.', 2)[2]}": value
+        for key, value in one.state_dict().items()
+        for k in range(3)
+    }
+    three.load_state_dict(state)
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    for place, y in properties.places(one(inputs, mask)).items():
+        properties.close(properties.places(three(inputs, mask))[place], y, place, 1e-12)
+
+
+@given(case=cases())
+def test_inspecting_changes_nothing(case: Case) -> None:
+    layer, inputs, mask = case.layer(), case.streams.inputs(), case.streams.mask()
+    seen, outputs = layer.inspect(inputs, mask), properties.places(layer(inputs, mask))
+    assert len(seen.steps) == case.steps
+    last = properties.places(seen.steps[-1].features)
+    for place, y in properties.places(seen.outputs).items():
+        assert torch.equal(y, outputs[place]), f"{place}: the outputs are not those of forward"
+        assert case.gate or torch.equal(y, last[place]), f"{place}: not the last step's features"
+    for step in seen.steps:
+        for place, c in properties.places(step.correlations).items():
+            h = properties.places(step.attention_maps)[place]
+            assert c.shape[:2] == (h.shape[0], outputs[place].shape[2])
+            assert h.shape[:2] == outputs[place].shape[:2]
+            assert c.abs().le(1).all()
+            assert h.ge(0).all()
+            assert c.shape[2] == h.shape[2]
+
+
+@given(case=cases())
+def test_recomputing_gives_the_same_numbers(case: Case) -> None:
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    kept, recomputed = case.layer(), case.layer(checkpoint=True)
+    expected = properties.evaluate(kept, inputs, mask)
+    actual = properties.evaluate(recomputed, inputs, mask)
+    properties.same_result(actual, expected, "checkpoint", properties.Tolerance(0.0, 0.0))
+
+
+def test_recomputing_repeats_the_dropout() -> None:
+    """With dropout, the recomputed step must drop what the first pass dropped."""
+    streams_ = plain()
+    layer = filled(
+        RecursiveCrossModalAttention(
+            streams_.layer_dims, 4, dropout=0.5, checkpoint=True, dtype=F64
+        ),
+        1,
+    )
+    same = filled(RecursiveCrossModalAttention(streams_.layer_dims, 4, dropout=0.5, dtype=F64), 1)
+    torch.manual_seed(0)
+    actual = properties.evaluate(layer, streams_.inputs())
+    torch.manual_seed(0)
+    expected = properties.evaluate(same, streams_.inputs())
+    properties.same_result(actual, expected, "checkpoint", properties.TOLERANCES[F64])
+
+
+@given(case=cases())
+def test_dropping_everything_leaves_the_input(case: Case) -> None:
+    """x + dropout(...) with p = 1: the residual is what is left, in training only."""
+    case = replace(case, gate=False)
+    kept, dropping = case.layer(), case.layer(dropout=1.0)
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    is_the_input(dropping(inputs, mask), inputs, mask)
+    dropping.eval()
+    properties.does_not_mutate(dropping, inputs, mask)
+    expected = properties.places(kept(inputs, mask))
+    for place, y in properties.places(dropping(inputs, mask)).items():
+        assert torch.equal(y, expected[place]), f"{place}: dropout in evaluation mode"
+
+
+def is_the_input(outputs: Structure, inputs: Structure, mask: Structure) -> None:
+    """Asserts that the outputs are the inputs, zero at invalid steps."""
+    valid = properties.mask_of(inputs, mask)
+    for place, y in properties.places(outputs).items():
+        expected = properties.places(inputs)[place].masked_fill(~valid[place][..., None], 0)
+        assert torch.equal(y, expected), f"{place} is not what came in"
+
+
+@given(case=cases())
+def test_stable_starts_as_the_identity(case: Case) -> None:
+    layer = RecursiveCrossModalAttention(
+        case.streams.layer_dims,
+        case.length,
+        case.steps,
+        joint=case.joint,
+        stable=True,
+        dtype=F64,
+    )
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    is_the_input(layer(inputs, mask), inputs, mask)
+
+
+@pytest.mark.parametrize("length", [40, None])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_sixteen_stable_steps_stay_finite(length: int | None, autocast: bool) -> None:
+    layer = RecursiveCrossModalAttention([64, 16, 32], length, steps=16, stable=True)
+    layer = filled(layer, 5)
+    inputs = [torch.randn(2, 40, dim) for dim in (64, 16, 32)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        properties.finite_gradients(layer, inputs)
+
+
+def test_initialisation_is_xavier_and_seeded() -> None:
+    def build() -> RecursiveCrossModalAttention:
+        torch.manual_seed(1)
+        return RecursiveCrossModalAttention({"a": 40, "b": 60}, 50)
+
+    first, second = build(), build()
+    for name, value in first.named_parameters():
+        bound = (6 / sum(value.shape)) ** 0.5
+        assert value.abs().max() <= bound, name
+        assert value.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
+        assert torch.equal(value, second.get_parameter(name))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in second.parameters():
+            value.zero_()
+    second.reset_parameters()
+    for name, value in first.named_parameters():
+        assert torch.equal(value, second.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("variant", ["printed", "released"])
+def test_factory_arguments_reach_every_parameter(variant: str) -> None:
+    layer = RecursiveCrossModalAttention(
+        [2, 3], 4, variant=variant, gate=True, device="meta", dtype=torch.bfloat16
+    )
+    for name, value in layer.named_parameters():
+        assert value.device.type == "meta", name
+        assert value.dtype == torch.bfloat16, name
+
+
+def test_printing_explains_the_layer() -> None:
+    layer = RecursiveCrossModalAttention(
+        {"face": 2, "voice": 3}, 7, steps=3, joint="all", stable=True
+    )
+    text = repr(layer)
+    for part in (
+        "RecursiveCrossModalAttention",
+        "'face': 2",
+        "length=7",
+        "steps=3",
+        "joint='all'",
+        "stable=True",
+    ):
+        assert part in text, f"{part} is not in\n{text}"
+
+
+def test_other_containers_are_welcome() -> None:
+    """Any Mapping or Sequence will do, and lists of dims too."""
+    from collections import OrderedDict
+    from types import MappingProxyType
+
+    x = plain().inputs()
+    layer = filled(
+        RecursiveCrossModalAttention(OrderedDict(video=2, audio=3, text=5), 4, dtype=F64), 0
+    )
+    expected = layer(x)
+    for other in (OrderedDict(x), MappingProxyType(x)):
+        given_ = layer(other)
+        assert type(given_) is dict
+        assert all(torch.equal(given_[name], y) for name, y in expected.items())
+    assert type(layer(list(x.values()))) is tuple
+
+
+def test_inputs_that_are_not_contiguous() -> None:
+    layer = filled(RecursiveCrossModalAttention([2, 3], 4, dtype=F64), 0)
+    x = [torch.randn(2, dim, 4, dtype=F64) for dim in (2, 3)]
+    expected = layer([y.mT.contiguous() for y in x])
+    for y, z in zip(layer([y.mT for y in x]), expected, strict=True):
+        properties.close(y, z, "transposed", 1e-12)
+
+
+def test_expanded_masks_and_inputs() -> None:
+    """One sample expanded over the batch, as broadcasting users do."""
+    layer = filled(RecursiveCrossModalAttention([2, 3], 4, dtype=F64), 0)
+    x = [torch.randn(1, 4, dim, dtype=F64).expand(3, 4, dim) for dim in (2, 3)]
+    mask = torch.tensor([[True, False, True, True]]).expand(3, 4)
+    properties.padding_invariant(layer, x, mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["longest", "none"])
+def test_the_compiled_layer_is_the_layer(kind: str) -> None:
+    case = Case(
+        Streams((2, 3), 2, (4, 4), True, "each", ((1, 0), (0, 6)), frozenset(), 2), kind, spare=3
+    )
+    layer = case.layer()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for mask in (None, case.streams.mask()):
+        properties.eager_equals_compiled(layer, compiled, case.streams.inputs(), mask)
+
+
+def test_gradcheck() -> None:
+    """Autograd against finite differences, once, in the smallest case that has everything."""
+    case = Case(plain(dims=(2, 3), batch=1, length=2), steps=1)
+    layer = case.layer()
+
+    def run(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        y, z = layer([a, b])
+        return y, z
+
+    inputs = [x.requires_grad_() for x in case.streams.tensors()]
+    assert torch.autograd.gradcheck(run, inputs)
