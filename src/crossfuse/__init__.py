@@ -6,11 +6,11 @@ from crossfuse import convert as convert
 from crossfuse import functional as functional
 from crossfuse import windows as windows
 from crossfuse._compile import compile as compile
-from crossfuse.baselines import ConcatFusion as ConcatFusion
-from crossfuse.baselines import CrossAttention as CrossAttention
-from crossfuse.baselines import LeaderFollowerAttention as LeaderFollowerAttention
+from crossfuse.concat import ConcatFusion as ConcatFusion
+from crossfuse.cross import CrossAttention as CrossAttention
 from crossfuse.gate import DynamicGate as DynamicGate
 from crossfuse.joint import JointCrossAttention as JointCrossAttention
+from crossfuse.leader_follower import LeaderFollowerAttention as LeaderFollowerAttention
 from crossfuse.losses import ConcordanceLoss as ConcordanceLoss
 from crossfuse.missing import MissingTokens as MissingTokens
 from crossfuse.missing import ModalityDropout as ModalityDropout

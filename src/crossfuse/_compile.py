@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from crossfuse._checks import fault
+from crossfuse._errors import error
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def compile(module: F) -> F:
     """
     owner = module if isinstance(module, nn.Module) else getattr(module, "__self__", None)
     if not isinstance(owner, nn.Module):
-        raise fault(
+        raise error(
             TypeError,
             "compile",
             "'module' is neither a module nor a method of one",

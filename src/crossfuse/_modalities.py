@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from crossfuse._checks import (
+from crossfuse._errors import (
     check_layout,
     check_like,
     check_longest,
@@ -18,10 +18,11 @@ from crossfuse._checks import (
     check_name,
     check_size,
     check_together,
-    fault,
+    error,
     quoted,
     shapes,
 )
+from crossfuse._masks import zero_invalid
 
 Dims: TypeAlias = Mapping[str, int] | Sequence[int]
 """Features per modality, by name or in order."""
@@ -37,7 +38,7 @@ T = TypeVar("T", Tensor, Tensor | None)
 
 
 class Inputs(NamedTuple):
-    """The checked inputs of a layer in the declared order, and the way back."""
+    """The checked inputs of a layer in the layer's order, and the way back."""
 
     features: list[Tensor]  # N × (B, L_i, d_i); zero at invalid steps and for the missing
     masks: list[Tensor | None]  # N × (B, L_i); None where every step is valid
@@ -60,9 +61,11 @@ class Structure:
     def __init__(self, layer: str, what: str, entries: object, *, least: int = 1) -> None:
         self.layer = layer
         self.named: bool = isinstance(entries, Mapping)
-        self.names: tuple[str, ...] = tuple(named_entries(layer, what, entries))
+        # The order in which a mapping was written never matters: files that store it may sort it.
+        names = named_entries(layer, what, entries)
+        self.names: tuple[str, ...] = tuple(sorted(names, key=str) if self.named else names)
         if len(self.names) < least:
-            raise fault(
+            raise error(
                 ValueError,
                 layer,
                 "too few modalities",
@@ -86,10 +89,10 @@ class Structure:
         )
 
     def ordered(self, what: str, given: object) -> dict[str, Any]:
-        """Brings a mapping or a sequence into the declared order; an absent key becomes None."""
+        """Brings a mapping or a sequence into the layer's order; an absent key becomes None."""
         values = named_entries(self.layer, what, given)
         if isinstance(given, Mapping) and not self.named:
-            raise fault(
+            raise error(
                 TypeError,
                 self.layer,
                 f"{what} came by name, but the modalities of this layer have none",
@@ -99,7 +102,7 @@ class Structure:
             )
         if not isinstance(given, Mapping):
             if len(values) != len(self.names):
-                raise fault(
+                raise error(
                     ValueError,
                     self.layer,
                     f"{what} has {len(values)} elements for {len(self.names)} modalities",
@@ -109,7 +112,7 @@ class Structure:
                 )
             return dict(zip(self.names, values.values(), strict=True))
         if unknown := [name for name in values if name not in self.names]:
-            raise fault(
+            raise error(
                 ValueError,
                 self.layer,
                 f"{what} has unknown names: {quoted(unknown)}",
@@ -122,7 +125,7 @@ class Structure:
     def masks(
         self, mask: Masks | None, features: Mapping[str, Tensor | None]
     ) -> list[Tensor | None]:
-        """Reads one mask per modality in the declared order; None for the missing.
+        """Reads one mask per modality in the layer's order; None for the missing.
 
         Args:
             mask: As the caller gave it.
@@ -161,9 +164,7 @@ class ModalitySet:
     def __init__(self, layer: str, dims: Dims, *, least: int = 1) -> None:
         self.layer = layer
         self.structure: Structure = Structure(layer, "dims", dims, least=least)
-        self.dims: dict[str, int] = named_entries(layer, "dims", dims)
-        for name, dim in self.dims.items():
-            check_size(layer, f"dims[{name!r}]", dim)
+        self.dims: dict[str, int] = self.each("dims", dims)
 
     def __repr__(self) -> str:
         return repr(self.dims if self.structure.named else list(self.dims.values()))
@@ -189,7 +190,7 @@ class ModalitySet:
         longest: Mapping[str, int] | None = None,
         aligned: bool = True,
     ) -> Inputs:
-        """Checks the inputs and brings them into the declared order.
+        """Checks the inputs and brings them into the layer's order.
 
         Args:
             modalities: As the caller gave them.
@@ -205,7 +206,7 @@ class ModalitySet:
         given = self.structure.ordered("modalities", modalities)
         present = {name: x for name, x in given.items() if x is not None}
         if not present:
-            raise fault(
+            raise error(
                 ValueError,
                 self.layer,
                 "every modality is missing",
@@ -257,7 +258,7 @@ def named_entries(layer: str, what: str, given: object) -> dict[str, Any]:
         return dict(given)
     if isinstance(given, Sequence) and not isinstance(given, str):
         return {str(k): value for k, value in enumerate(given)}
-    raise fault(
+    raise error(
         TypeError,
         layer,
         f"{what} must be a mapping or a sequence",
@@ -265,13 +266,6 @@ def named_entries(layer: str, what: str, given: object) -> dict[str, Any]:
         expected="a dict by name, or a list or tuple in order",
         hint=f"give {what} one element per modality",
     )
-
-
-def zero_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Puts zeros (also for NaN) at the invalid steps of x (B, L, ...); valid is (B, L)."""
-    if valid is None:
-        return x
-    return x.masked_fill(~valid.reshape(*valid.shape, *[1] * (x.ndim - 2)), 0.0)
 
 
 def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:

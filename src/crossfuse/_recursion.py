@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._checks import check_size
-from crossfuse._modalities import ModalitySet, leading_part, zero_invalid
+from crossfuse._errors import check_size
+from crossfuse._masks import any_valid, valid_count, zero_invalid
+from crossfuse._modalities import ModalitySet, leading_part
 
 _SILENCE = 1e-5  # mean square below which a window is not brought to unit scale, as in LayerNorm
 
@@ -116,23 +117,22 @@ class Branch(nn.Module):
         """
         correlation = self._correlation(inner, joint, valid)
         scale = x.shape[-1] ** -0.5 if self.stable else 1.0
-        attention = functional.attention_map(
+        attention = functional.rcma_attention_map(
             inner, correlation, self.feature, scale=scale, longest=self.length
         )
-        features = functional.attended_features(x, attention, self.output, dropout=dropout)
+        features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
         return Attended(features, correlation, attention)
 
     def _correlation(self, x: Tensor, joint: Sequence[Tensor], valid: Tensor | None) -> Tensor:
         if self.temporal is None:
-            count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
-            return functional.timeless_correlation(x, joint[0], count)
+            return functional.rcma_timeless_correlation(x, joint[0], valid_count(x, valid))
         steps = x.shape[1]
         if len(joint) == 1:
             temporal = leading_part(self.temporal, steps, joint[0].shape[1])
-            return functional.joint_correlation(x, joint[0], temporal)
+            return functional.rcma_correlation(x, joint[0], temporal)
         blocks = zip(torch.split(self.temporal, self.columns, dim=1), joint, strict=True)
         temporals = [leading_part(block, steps, part.shape[1]) for block, part in blocks]
-        return functional.unaligned_correlation(x, joint, temporals)
+        return functional.rcma_unaligned_correlation(x, joint, temporals)
 
     @override
     def extra_repr(self) -> str:
@@ -193,25 +193,25 @@ class ReleasedBranch(nn.Module):
     ) -> Attended:
         """Attends to the joint: (B, L, d) in, (B, L, d) out, zero at invalid steps."""
         steps = x.shape[1]
-        correlation = functional.released_correlation(
+        correlation = functional.rcma_released_correlation(
             inner,
             joint[0],
             leading_part(self.temporal, steps, steps),
             self.temporal_bias[:steps],
             self.joint,
             self.joint_bias,
-            _any_valid(joint_masks),
+            any_valid(joint_masks),
             dropout=dropout,
             longest=self.length,
         )
         attention = zero_invalid(
-            functional.released_attention_map(
+            functional.rcma_released_attention_map(
                 inner, correlation, self.feature, self.feature_bias, longest=self.length
             ),
             valid,
         )
         features = zero_invalid(
-            functional.released_attended_features(
+            functional.rcma_released_attended_features(
                 x, attention, self.output, self.output_bias, dropout=dropout
             ),
             valid,
@@ -243,15 +243,9 @@ def unit_scale(features: Sequence[Tensor], masks: Sequence[Tensor | None]) -> li
 
 
 def _unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
-    count = x.shape[1] if valid is None else valid.sum(dim=1).clamp(min=1)
+    count = valid_count(x, valid)
     # Squares of halves overflow early, so the sum is taken in single precision.
     wide = torch.promote_types(x.dtype, torch.float32)
     size: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide)
     power = size.square() / (count * x.shape[2])
     return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
-
-
-def _any_valid(masks: Sequence[Tensor | None]) -> Tensor | None:
-    """The steps (B, L) at which any of the modalities is valid; None if all are."""
-    known = [mask for mask in masks if mask is not None]
-    return torch.stack(known).any(dim=0) if len(known) == len(masks) else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import check_layout, check_like, check_positive, check_size, fault
+from crossfuse._errors import check_layout, check_like, check_positive, check_size, error
 
 
 class DynamicGate(nn.Module):
@@ -68,7 +68,7 @@ class DynamicGate(nn.Module):
             check_layout("DynamicGate", name, given, self.dim)
             check_like("DynamicGate", name, given, "the parameters", self.score.weight)
         if x.shape != attended.shape:
-            raise fault(
+            raise error(
                 ValueError,
                 "DynamicGate",
                 "'x' and 'attended' differ in shape",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._checks import check_probability, check_size
+from crossfuse._errors import check_probability, check_size
+from crossfuse._masks import zero_invalid
 from crossfuse._modalities import (
     Dims,
     Inputs,
@@ -18,7 +19,6 @@ from crossfuse._modalities import (
     ModalitySet,
     T,
     leading_part,
-    zero_invalid,
 )
 from crossfuse.gate import DynamicGate, gated
 
@@ -196,7 +196,7 @@ class JointCrossAttention(nn.Module):
         )
 
     def _attend(self, inputs: Inputs) -> "list[Callable[[], _Attended]]":
-        joint = functional.joint_features(inputs.features)
+        joint = functional.concat_features(inputs.features)
         dropout = self.dropout if self.training else 0.0
         parts = zip(self.branches.values(), inputs.features, inputs.masks, strict=True)
         return [partial(branch, x, joint, valid, dropout) for branch, x, valid in parts]
@@ -243,11 +243,11 @@ class _Branch(nn.Module):
     @override
     def forward(self, x: Tensor, joint: Tensor, valid: Tensor | None, dropout: float) -> _Attended:
         steps = x.shape[1]
-        correlation = functional.joint_correlation(
+        correlation = functional.rcma_correlation(
             x, joint, leading_part(self.temporal, steps, steps)
         )
-        attention = functional.joint_attention_map(x, correlation, self.own[:steps], self.joint)
-        features = functional.joint_attended_features(
+        attention = functional.jca_attention_map(x, correlation, self.own[:steps], self.joint)
+        features = functional.jca_attended_features(
             x, attention, leading_part(self.output, self.output.shape[0], steps), dropout=dropout
         )
         return _Attended(zero_invalid(features, valid), correlation, attention)

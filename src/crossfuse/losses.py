@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._checks import check_choice, check_positive
+from crossfuse._errors import check_choice, check_positive
 
 _NAME = "ConcordanceLoss"
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import check_probability, check_size, check_together, fault, shapes
+from crossfuse._errors import check_probability, check_size, check_together, error, shapes
+from crossfuse._masks import is_present, valid_steps
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure
 
 
@@ -86,7 +87,7 @@ class ModalityDropout(nn.Module):
         present = {name: x for name, x in given.items() if x is not None}
         _check_batch(present)
         masks = [
-            valid if x is None or valid is not None else x.new_ones(x.shape[:2], dtype=torch.bool)
+            None if x is None else valid_steps(x, valid)
             for x, valid in zip(given.values(), structure.masks(mask, given), strict=True)
         ]
         if self.training and present:
@@ -100,11 +101,11 @@ class ModalityDropout(nn.Module):
 
     def _draw(self, masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Draws which modality stays in which sample, (B, 1) for each of the masks."""
-        present = torch.stack([valid.any(dim=1) for valid in masks])  # (N, B)
+        here = torch.stack([is_present(valid)[:, 0] for valid in masks])  # (N, B)
         # One number decides both: the dropped are those below p, and those that come back are
         # the highest of them, which is any of them with the same chance.
-        draw = torch.rand(present.shape, device=present.device)
-        ranked = draw.masked_fill(~present, -1.0)
+        draw = torch.rand(here.shape, device=here.device)
+        ranked = draw.masked_fill(~here, -1.0)
         least = ranked.topk(min(self.keep, len(masks)), dim=0).values[-1]
         return ((draw >= self.p) | (ranked >= least))[..., None].unbind()
 
@@ -191,10 +192,9 @@ class MissingTokens(nn.Module):
         given = self.modalities.structure.ordered("modalities", modalities)
         aligned = self._check_steps(given)
         masks = [
-            x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
-            for x, valid in zip(inputs.features, inputs.masks, strict=True)
+            valid_steps(x, valid) for x, valid in zip(inputs.features, inputs.masks, strict=True)
         ]
-        missing = [~valid.any(dim=1, keepdim=True) for valid in masks]  # (B, 1) each
+        missing = [~is_present(valid) for valid in masks]  # (B, 1) each
         if aligned:
             known = [valid for x, valid in zip(given.values(), masks, strict=True) if x is not None]
             anywhere = torch.stack(known).any(dim=0)  # (B, L)
@@ -220,7 +220,7 @@ class MissingTokens(nn.Module):
         steps = [x.shape[1] for x in given.values() if x is not None]
         aligned = all(count == steps[0] for count in steps)
         if not aligned and len(steps) < len(given):
-            raise fault(
+            raise error(
                 ValueError,
                 "MissingTokens",
                 "a modality is missing and nothing tells its steps",
@@ -262,7 +262,7 @@ def _check_batch(present: Mapping[str, Any]) -> None:
     """Refuses what has no axes for batch and steps, or a batch size of its own."""
     for name, x in present.items():
         if not isinstance(x, Tensor) or x.ndim < 2:
-            raise fault(
+            raise error(
                 TypeError,
                 "ModalityDropout",
                 f"{name!r} has no axes for batch and steps",

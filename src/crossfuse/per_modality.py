@@ -7,8 +7,9 @@ from typing import Any, Protocol, overload, runtime_checkable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import fault
-from crossfuse._modalities import Masks, Modalities, Structure, T, named_entries, zero_invalid
+from crossfuse._errors import error
+from crossfuse._masks import zero_invalid
+from crossfuse._modalities import Masks, Modalities, Structure, T, named_entries
 
 _NAME = "PerModality"
 
@@ -53,7 +54,7 @@ class PerModality(nn.Module):
         named = named_entries(_NAME, "modules", modules)
         for name, module in named.items():
             if not isinstance(module, nn.Module):
-                raise fault(
+                raise error(
                     TypeError,
                     _NAME,
                     f"modules[{name!r}] is not a module",
@@ -161,7 +162,7 @@ class PerModality(nn.Module):
     ) -> tuple[Tensor | None, Any]:
         """Applies one module to the next chunk; returns its output and its state after that."""
         if x is None and state is not None:
-            raise fault(
+            raise error(
                 ValueError,
                 _NAME,
                 f"{name!r} was in the stream before and is missing now",
@@ -178,7 +179,7 @@ class PerModality(nn.Module):
             output, state = module.stream(zero_invalid(x, valid), state, **extra)
             return zero_invalid(output, valid), state
         if not isinstance(module, nn.Linear | nn.Identity):
-            raise fault(
+            raise error(
                 TypeError,
                 _NAME,
                 f"the module of {name!r} cannot stream",

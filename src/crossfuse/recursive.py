@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._checks import check_choice, check_probability, check_size, fault
+from crossfuse._errors import check_choice, check_probability, check_size, error
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
 from crossfuse._recursion import (
     Attended,
@@ -127,7 +127,7 @@ class RecursiveCrossModalAttention(nn.Module):
         self.checkpoint = checkpoint
         self.variant = variant
         if variant == "released" and (stable or not isinstance(length, int)):
-            raise fault(
+            raise error(
                 ValueError,
                 _NAME,
                 "variant='released' is the authors' code, for aligned windows only",
@@ -266,7 +266,7 @@ class RecursiveCrossModalAttention(nn.Module):
         """Updates all modalities from the features of the step before, each when it is called."""
         inner = unit_scale(features, masks) if self.stable else features
         share = self._aligned and self.joint == "all"
-        whole = functional.joint_features(inner) if share else None
+        whole = functional.concat_features(inner) if share else None
         parts = zip(cast(nn.ModuleDict, branches).values(), self._members, strict=True)
         return [
             partial(self._attend, branch, k, members, features[k], inner, whole, masks)
@@ -285,7 +285,7 @@ class RecursiveCrossModalAttention(nn.Module):
     ) -> Attended:
         joint = [inner[m] for m in members]
         if self._aligned:
-            joint = [functional.joint_features(joint) if whole is None else whole]
+            joint = [functional.concat_features(joint) if whole is None else whole]
         dropout = self.dropout if self.training else 0.0
         joint_masks = [masks[m] for m in members]
         attended: Attended = branch(x, inner[k], joint, masks[k], joint_masks, dropout)

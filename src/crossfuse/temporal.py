@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._checks import (
+from crossfuse._errors import (
     check_layout,
     check_like,
     check_mask,
     check_probability,
     check_size,
-    fault,
+    error,
 )
-from crossfuse._convolution import ConvolutionBlock
-from crossfuse._modalities import zero_invalid
+from crossfuse._masks import zero_invalid
+from crossfuse._temporal_block import ConvolutionBlock
 
 _NAME = "TemporalConvNet"
 
@@ -96,7 +96,7 @@ class TemporalConvNet(nn.Module):
         check_size(_NAME, "dim", dim)
         check_size(_NAME, "kernel_size", kernel_size)
         if not isinstance(widths, Sequence):
-            raise fault(
+            raise error(
                 TypeError,
                 _NAME,
                 "widths must be a sequence",
@@ -109,7 +109,7 @@ class TemporalConvNet(nn.Module):
             check_size(_NAME, f"widths[{k}]", width)
         check_probability(_NAME, "dropout", dropout)
         if not causal and kernel_size % 2 == 0:
-            raise fault(
+            raise error(
                 ValueError,
                 _NAME,
                 "kernel_size must be odd where causal=False",
@@ -186,7 +186,7 @@ class TemporalConvNet(nn.Module):
         """
         self._check(chunk, mask)
         if not self.causal:
-            raise fault(
+            raise error(
                 ValueError,
                 _NAME,
                 "a net that is not causal cannot stream",
@@ -223,7 +223,7 @@ class TemporalConvNet(nn.Module):
         if state is None:
             return tuple(chunk.new_zeros(shape) for shape in expected)
         if not isinstance(state, TemporalState):
-            raise fault(
+            raise error(
                 TypeError,
                 _NAME,
                 "'state' is not a TemporalState",
@@ -233,7 +233,7 @@ class TemporalConvNet(nn.Module):
             )
         found = [tuple(context.shape) for context in state.contexts]
         if found != expected:
-            raise fault(
+            raise error(
                 ValueError,
                 _NAME,
                 "'state' is of another batch size or another net",

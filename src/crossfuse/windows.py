@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from crossfuse import _checks
+from crossfuse import _errors
 
 
 class Windows(NamedTuple):
@@ -57,9 +57,9 @@ def window_starts(length: int, size: int, hop: int) -> list[int]:
         [0]
     """
     for name, value in (("length", length), ("size", size), ("hop", hop)):
-        _checks.check_size("window_starts", name, value)
+        _errors.check_size("window_starts", name, value)
     if hop > size:
-        raise _checks.fault(
+        raise _errors.error(
             ValueError,
             "window_starts",
             "windows would leave gaps",
@@ -92,10 +92,10 @@ def gather_windows(x: Tensor, starts: Sequence[int], size: int) -> Windows:
         >>> windows.tolist(), mask.tolist()
         ([[0, 1, 2], [3, 4, 0]], [[True, True, True], [True, True, False]])
     """
-    _checks.check_size("gather_windows", "size", size)
+    _errors.check_size("gather_windows", "size", size)
     _check_tensor("gather_windows", "x", x)
     if x.ndim < 1 or x.shape[0] < 1:
-        raise _checks.fault(
+        raise _errors.error(
             ValueError,
             "gather_windows",
             "x has no frames on axis 0",
@@ -137,10 +137,10 @@ def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tens
         >>> torch.allclose(overlap_average(windows, starts, 950), x)
         True
     """
-    _checks.check_size("overlap_average", "length", length)
+    _errors.check_size("overlap_average", "length", length)
     _check_tensor("overlap_average", "windows", windows)
     if not windows.is_floating_point():
-        raise _checks.fault(
+        raise _errors.error(
             TypeError,
             "overlap_average",
             "windows is not of a floating-point dtype",
@@ -150,7 +150,7 @@ def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tens
         )
     _check_starts("overlap_average", starts, length)
     if windows.ndim < 2 or windows.shape[0] != len(starts):
-        raise _checks.fault(
+        raise _errors.error(
             ValueError,
             "overlap_average",
             "windows does not have one window for each start on axis 0",
@@ -178,7 +178,7 @@ def _frames(starts: Sequence[int], size: int, device: torch.device) -> Tensor:
 def _check_tensor(layer: str, name: str, x: object) -> None:
     """Refuses what is not a tensor."""
     if not isinstance(x, Tensor):
-        raise _checks.fault(
+        raise _errors.error(
             TypeError,
             layer,
             f"{name} is not a tensor",
@@ -191,7 +191,7 @@ def _check_tensor(layer: str, name: str, x: object) -> None:
 def _check_starts(layer: str, starts: object, length: int) -> None:
     """Refuses what is not a sequence of frames in a recording."""
     if not isinstance(starts, Sequence) or not all(isinstance(start, int) for start in starts):
-        raise _checks.fault(
+        raise _errors.error(
             TypeError,
             layer,
             "starts is not a sequence of ints",
@@ -201,7 +201,7 @@ def _check_starts(layer: str, starts: object, length: int) -> None:
         )
     outside = [start for start in starts if not 0 <= start < length]
     if outside or not starts:
-        raise _checks.fault(
+        raise _errors.error(
             ValueError,
             layer,
             "windows begin outside of the recording" if outside else "there are no windows",
@@ -216,7 +216,7 @@ def _check_covered(starts: Sequence[int], size: int, length: int) -> None:
     reached = 0
     for start in [*sorted(starts), length]:
         if start > reached:
-            raise _checks.fault(
+            raise _errors.error(
                 ValueError,
                 "overlap_average",
                 f"frame {reached} lies in no window",

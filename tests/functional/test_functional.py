@@ -46,10 +46,10 @@ numbers = st.builds(Numbers, SIZES, st.integers(0, 2**16))
 @given(draw=numbers)
 def test_joint_features_stand_side_by_side(draw: Numbers) -> None:
     x, y = draw("bsd"), draw("bsj")
-    joint = functional.joint_features([x, y])
+    joint = functional.concat_features([x, y])
     assert torch.equal(joint[..., : x.shape[2]], x)
     assert torch.equal(joint[..., x.shape[2] :], y)
-    assert torch.equal(functional.joint_features([x]), x)
+    assert torch.equal(functional.concat_features([x]), x)
 
 
 @given(draw=numbers)
@@ -57,7 +57,7 @@ def test_joint_correlation(draw: Numbers) -> None:
     draw.sizes["t"] = draw.sizes["s"]
     x, joint, temporal = draw("bsd"), draw("btj"), draw("st")
     scores = torch.einsum("bsd,st,btj->bdj", x, temporal, joint) / draw.sizes["j"] ** 0.5
-    properties.close(functional.joint_correlation(x, joint, temporal), scores.tanh(), "C", OUTPUT)
+    properties.close(functional.rcma_correlation(x, joint, temporal), scores.tanh(), "C", OUTPUT)
 
 
 @given(draw=numbers)
@@ -72,7 +72,7 @@ def test_unaligned_correlation(draw: Numbers) -> None:
         ],
         dim=2,
     )
-    found = functional.unaligned_correlation(x, [y, z], [to_y, to_z])
+    found = functional.rcma_unaligned_correlation(x, [y, z], [to_y, to_z])
     properties.close(found, (scores / width**0.5).tanh(), "C", OUTPUT)
 
 
@@ -82,10 +82,10 @@ def test_timeless_correlation(draw: Numbers) -> None:
     scores = torch.einsum("bsd,bsj->bdj", x, joint)
     steps = draw.sizes["s"]
     expected = (scores / steps**0.5).tanh()
-    properties.close(functional.timeless_correlation(x, joint, steps), expected, "C", OUTPUT)
+    properties.close(functional.rcma_timeless_correlation(x, joint, steps), expected, "C", OUTPUT)
     counts = torch.arange(1, draw.sizes["b"] + 1)
     expected = (scores / counts.double().sqrt()[:, None, None]).tanh()
-    properties.close(functional.timeless_correlation(x, joint, counts), expected, "C", OUTPUT)
+    properties.close(functional.rcma_timeless_correlation(x, joint, counts), expected, "C", OUTPUT)
 
 
 @given(draw=numbers, scale=st.sampled_from([1.0, 0.5]))
@@ -93,10 +93,10 @@ def test_attention_map(draw: Numbers, scale: float) -> None:
     x, correlation, feature = draw("bsd"), draw("bdj"), draw("dd")
     expected = torch.einsum("bsd,de,bej->bsj", x, feature, correlation).relu() * scale
     properties.close(
-        functional.attention_map(x, correlation, feature, scale=scale), expected, "H", OUTPUT
+        functional.rcma_attention_map(x, correlation, feature, scale=scale), expected, "H", OUTPUT
     )
     for longest in (1, 100):
-        found = functional.attention_map(x, correlation, feature, scale=scale, longest=longest)
+        found = functional.rcma_attention_map(x, correlation, feature, scale=scale, longest=longest)
         properties.close(found, expected, "H", OUTPUT)
 
 
@@ -104,15 +104,15 @@ def test_attention_map(draw: Numbers, scale: float) -> None:
 def test_attended_features(draw: Numbers) -> None:
     x, attention, output = draw("bsd"), draw("bsj"), draw("jd")
     expected = x + torch.einsum("bsj,jd->bsd", attention, output)
-    properties.close(functional.attended_features(x, attention, output), expected, "X", OUTPUT)
-    assert torch.equal(functional.attended_features(x, attention, output, dropout=1.0), x)
+    properties.close(functional.rcma_attended_features(x, attention, output), expected, "X", OUTPUT)
+    assert torch.equal(functional.rcma_attended_features(x, attention, output, dropout=1.0), x)
 
 
 @given(draw=numbers)
 def test_joint_attention_map(draw: Numbers) -> None:
     x, correlation, own, joint = draw("bsd"), draw("bdj"), draw("sk"), draw("jk")
     expected = torch.einsum("bsd,sk->bdk", x, own) + torch.einsum("bdj,jk->bdk", correlation, joint)
-    found = functional.joint_attention_map(x, correlation, own, joint)
+    found = functional.jca_attention_map(x, correlation, own, joint)
     properties.close(found, expected.relu(), "H", OUTPUT)
 
 
@@ -120,10 +120,8 @@ def test_joint_attention_map(draw: Numbers) -> None:
 def test_joint_attended_features(draw: Numbers) -> None:
     x, attention, output = draw("bsd"), draw("bdk"), draw("ks")
     expected = x + torch.einsum("bdk,ks->bsd", attention, output)
-    properties.close(
-        functional.joint_attended_features(x, attention, output), expected, "X", OUTPUT
-    )
-    assert torch.equal(functional.joint_attended_features(x, attention, output, dropout=1.0), x)
+    properties.close(functional.jca_attended_features(x, attention, output), expected, "X", OUTPUT)
+    assert torch.equal(functional.jca_attended_features(x, attention, output, dropout=1.0), x)
 
 
 @given(draw=numbers)
@@ -131,9 +129,9 @@ def test_released_correlation(draw: Numbers) -> None:
     x, joint, temporal, bias = draw("bsd"), draw("bsj"), draw("ss"), draw("s")
     mixed = torch.einsum("bsd,st->bdt", x, temporal) + bias
     expected = (torch.einsum("bdt,btj->bdj", mixed, joint) / draw.sizes["j"] ** 0.5).tanh()
-    found = functional.released_correlation(x, joint, temporal, bias)
+    found = functional.rcma_released_correlation(x, joint, temporal, bias)
     properties.close(found, expected, "C", OUTPUT)
-    dropped = functional.released_correlation(x, joint, temporal, bias, dropout=1.0)
+    dropped = functional.rcma_released_correlation(x, joint, temporal, bias, dropout=1.0)
     assert not dropped.any()
     valid = draw("bs") > 0
     joint = joint * valid[..., None]
@@ -141,7 +139,7 @@ def test_released_correlation(draw: Numbers) -> None:
     mapped = (torch.einsum("bsj,ji->bsi", joint, mapping) + mapping_bias) * valid[..., None]
     expected = (torch.einsum("bdt,btj->bdj", mixed, mapped) / draw.sizes["j"] ** 0.5).tanh()
     for longest in (None, 1, 100):
-        found = functional.released_correlation(
+        found = functional.rcma_released_correlation(
             x, joint, temporal, bias, mapping, mapping_bias, valid, longest=longest
         )
         properties.close(found, expected, "C", OUTPUT)
@@ -153,7 +151,9 @@ def test_released_attention_map(draw: Numbers) -> None:
     mixed = torch.einsum("bsd,de->bse", x, feature) + bias
     expected = torch.einsum("bse,bej->bsj", mixed, correlation).tanh().relu()
     for longest in (None, 1, 100):
-        found = functional.released_attention_map(x, correlation, feature, bias, longest=longest)
+        found = functional.rcma_released_attention_map(
+            x, correlation, feature, bias, longest=longest
+        )
         properties.close(found, expected, "H", OUTPUT)
 
 
@@ -161,9 +161,9 @@ def test_released_attention_map(draw: Numbers) -> None:
 def test_released_attended_features(draw: Numbers) -> None:
     x, attention, output, bias = draw("bsd"), draw("bsj"), draw("jd"), draw("d")
     expected = x + (torch.einsum("bsj,jd->bsd", attention, output) + bias).relu()
-    found = functional.released_attended_features(x, attention, output, bias)
+    found = functional.rcma_released_attended_features(x, attention, output, bias)
     properties.close(found, expected, "X", OUTPUT)
-    alone = functional.released_attended_features(x, attention, output, bias, dropout=1.0)
+    alone = functional.rcma_released_attended_features(x, attention, output, bias, dropout=1.0)
     assert torch.equal(alone, x)
 
 
@@ -182,11 +182,11 @@ def test_products_take_the_cheaper_order(d: int, j: int, length: int) -> None:
     feature, correlation = draw("dd"), draw("bdj")
     left = flops(lambda: x.mT @ temporal @ joint)
     right = flops(lambda: x.mT @ (temporal @ joint))
-    ours = flops(lambda: functional.joint_correlation(x, joint, temporal))
+    ours = flops(lambda: functional.rcma_correlation(x, joint, temporal))
     assert ours == min(left, right), f"{ours} operations, the orders take {left} and {right}"
     left = flops(lambda: x @ feature @ correlation)
     right = flops(lambda: x @ (feature @ correlation))
-    ours = flops(lambda: functional.attention_map(x, correlation, feature))
+    ours = flops(lambda: functional.rcma_attention_map(x, correlation, feature))
     assert ours == min(left, right), f"{ours} operations, the orders take {left} and {right}"
 
 
@@ -194,15 +194,15 @@ def test_nothing_is_written_to() -> None:
     draw = Numbers({"b": 2, "s": 4, "d": 3, "j": 5, "k": 2}, 0)
     x, joint, own = draw("bsd"), draw("bsj"), draw("sk")
     calls: list[tuple[Callable[..., Tensor], list[Tensor]]] = [
-        (functional.joint_correlation, [x, joint, draw("ss")]),
-        (functional.timeless_correlation, [x, joint, torch.tensor([1, 4])]),
-        (functional.attention_map, [x, draw("bdj"), draw("dd")]),
-        (functional.attended_features, [x, draw("bsj"), draw("jd")]),
-        (functional.joint_attention_map, [x, draw("bdj"), own, draw("jk")]),
-        (functional.joint_attended_features, [x, draw("bdk"), draw("ks")]),
-        (functional.released_correlation, [x, joint, draw("ss"), draw("s")]),
-        (functional.released_attention_map, [x, draw("bdj"), draw("dd"), draw("d")]),
-        (functional.released_attended_features, [x, draw("bsj"), draw("jd"), draw("d")]),
+        (functional.rcma_correlation, [x, joint, draw("ss")]),
+        (functional.rcma_timeless_correlation, [x, joint, torch.tensor([1, 4])]),
+        (functional.rcma_attention_map, [x, draw("bdj"), draw("dd")]),
+        (functional.rcma_attended_features, [x, draw("bsj"), draw("jd")]),
+        (functional.jca_attention_map, [x, draw("bdj"), own, draw("jk")]),
+        (functional.jca_attended_features, [x, draw("bdk"), draw("ks")]),
+        (functional.rcma_released_correlation, [x, joint, draw("ss"), draw("s")]),
+        (functional.rcma_released_attention_map, [x, draw("bdj"), draw("dd"), draw("d")]),
+        (functional.rcma_released_attended_features, [x, draw("bsj"), draw("jd"), draw("d")]),
     ]
     for function, arguments in calls:
         versions = [argument._version for argument in arguments]

@@ -115,18 +115,18 @@ def test_autocast_to_bfloat16_is_near_and_trains(name: str) -> None:
 
 def correlate(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     """One sample (L, d), (L, D) through the equations 2 to 7."""
-    correlation = functional.joint_correlation(x[None], joint[None], temporal)
+    correlation = functional.rcma_correlation(x[None], joint[None], temporal)
     feature = torch.eye(x.shape[-1], dtype=x.dtype)
-    return functional.attention_map(x[None], correlation, feature)[0]
+    return functional.rcma_attention_map(x[None], correlation, feature)[0]
 
 
 def test_vmap_over_samples_is_the_batch() -> None:
     x, joint = (value.double() for value in streams((3, 5)).values())
     temporal = torch.randn(5, 5, dtype=torch.float64)
     mapped = vmap(correlate, in_dims=(0, 0, None))(x, joint, temporal)
-    correlation = functional.joint_correlation(x, joint, temporal)
+    correlation = functional.rcma_correlation(x, joint, temporal)
     feature = torch.eye(3, dtype=torch.float64)
-    expected = functional.attention_map(x, correlation, feature)
+    expected = functional.rcma_attention_map(x, correlation, feature)
     properties.close(mapped, expected, "mapped", 1e-12)
 
 

@@ -16,22 +16,22 @@ PACKAGE = Path(crossfuse.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What each file (or folder) may import from the package.
 MAY_IMPORT: dict[str, set[str]] = {
-    "functional": {"_checks"},
-    "_checks": set(),
-    "_modalities": {"_checks"},
-    "_compile": {"_checks"},
-    "windows": {"_checks"},
-    "losses": {"_checks", "functional"},
-    "_convolution": set(),
-    "temporal": {"_checks", "_convolution", "_modalities", "functional"},
-    "missing": {"_checks", "_modalities"},
-    "per_modality": {"_checks", "_modalities"},
-    "gate": {"_checks"},
-    "baselines": {"_checks", "_modalities", "functional"},
-    "joint": {"_checks", "_modalities", "functional", "gate"},
-    "_recursion": {"_checks", "_modalities", "functional"},
-    "recursive": {"_checks", "_modalities", "_recursion", "functional", "gate"},
-    "convert": {"_checks"},
+    "functional": {"_errors"},
+    "_errors": set(),
+    "_modalities": {"_errors"},
+    "_compile": {"_errors"},
+    "windows": {"_errors"},
+    "losses": {"_errors", "functional"},
+    "_temporal_block": set(),
+    "temporal": {"_errors", "_temporal_block", "_modalities", "functional"},
+    "missing": {"_errors", "_modalities"},
+    "per_modality": {"_errors", "_modalities"},
+    "gate": {"_errors"},
+    "baselines": {"_errors", "_modalities", "functional"},
+    "joint": {"_errors", "_modalities", "functional", "gate"},
+    "_recursion": {"_errors", "_modalities", "functional"},
+    "recursive": {"_errors", "_modalities", "_recursion", "functional", "gate"},
+    "convert": {"_errors"},
 }
 THIRD_PARTY = {"torch", "einops", "typing_extensions"}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from crossfuse._checks import check_choice
+from crossfuse._errors import check_choice
 from crossfuse.convert._reading import check_names, count_parts, own_copies, read
 
 # Ours against theirs, for the modality of index i among three; each has a weight and a bias.

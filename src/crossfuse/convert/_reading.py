@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from crossfuse._checks import check_name, fault, quoted
+from crossfuse._errors import check_name, error, quoted
 
 
 def check_names(layer: str, modalities: Sequence[str], count: int | None) -> list[str]:
     """Reads the names of the modalities; None for any number of them."""
     names = [] if isinstance(modalities, str) else list(modalities)
     if not names or len(set(names)) < len(names) or len(names) != (count or len(names)):
-        raise fault(
+        raise error(
             ValueError,
             layer,
             "modalities does not name those of the checkpoint",
@@ -59,7 +59,7 @@ def read(
         if key not in theirs and not any(re.fullmatch(pattern, key) for pattern in dropped)
     ]
     if missing or unknown:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             "the checkpoint has other keys than the authors' module",
@@ -82,7 +82,7 @@ def _check_tensors(layer: str, state_dict: object) -> None:
     items = state_dict.items() if isinstance(state_dict, Mapping) else [(None, state_dict)]
     for key, x in items:
         if not isinstance(key, str) or not isinstance(x, Tensor):
-            raise fault(
+            raise error(
                 TypeError,
                 layer,
                 "state_dict is not a mapping of names to tensors",

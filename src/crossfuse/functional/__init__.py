@@ -5,21 +5,27 @@ Weights act on rows, so that features stay on the last axis. A product of three 
 in the cheaper of its two orders, chosen from the shapes.
 """
 
-from crossfuse.functional._baselines import cross_attended_features as cross_attended_features
-from crossfuse.functional._baselines import cross_attention as cross_attention
-from crossfuse.functional._baselines import cross_correlation as cross_correlation
-from crossfuse.functional._baselines import (
+from crossfuse.functional._concordance import concordance as concordance
+from crossfuse.functional._cross import cross_attended_features as cross_attended_features
+from crossfuse.functional._cross import cross_attention as cross_attention
+from crossfuse.functional._cross import cross_correlation as cross_correlation
+from crossfuse.functional._jca import jca_attended_features as jca_attended_features
+from crossfuse.functional._jca import jca_attention_map as jca_attention_map
+from crossfuse.functional._leader_follower import (
     leader_follower_attention as leader_follower_attention,
 )
-from crossfuse.functional._concordance import concordance as concordance
-from crossfuse.functional._joint import joint_attended_features as joint_attended_features
-from crossfuse.functional._joint import joint_attention_map as joint_attention_map
-from crossfuse.functional._recursive import attended_features as attended_features
-from crossfuse.functional._recursive import attention_map as attention_map
-from crossfuse.functional._recursive import joint_correlation as joint_correlation
-from crossfuse.functional._recursive import joint_features as joint_features
-from crossfuse.functional._recursive import timeless_correlation as timeless_correlation
-from crossfuse.functional._recursive import unaligned_correlation as unaligned_correlation
-from crossfuse.functional._released import released_attended_features as released_attended_features
-from crossfuse.functional._released import released_attention_map as released_attention_map
-from crossfuse.functional._released import released_correlation as released_correlation
+from crossfuse.functional._rcma import concat_features as concat_features
+from crossfuse.functional._rcma import rcma_attended_features as rcma_attended_features
+from crossfuse.functional._rcma import rcma_attention_map as rcma_attention_map
+from crossfuse.functional._rcma import rcma_correlation as rcma_correlation
+from crossfuse.functional._rcma import rcma_timeless_correlation as rcma_timeless_correlation
+from crossfuse.functional._rcma import rcma_unaligned_correlation as rcma_unaligned_correlation
+from crossfuse.functional._rcma_released import (
+    rcma_released_attended_features as rcma_released_attended_features,
+)
+from crossfuse.functional._rcma_released import (
+    rcma_released_attention_map as rcma_released_attention_map,
+)
+from crossfuse.functional._rcma_released import (
+    rcma_released_correlation as rcma_released_correlation,
+)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crossfuse._checks import check_choice, check_mask, check_positive, fault, shapes
+from crossfuse._errors import check_choice, check_mask, check_positive, error, shapes
 
 _NAME = "functional.concordance"
 OVER = ("window", "batch")
@@ -109,7 +109,7 @@ def _check(
     check_positive(_NAME, "eps", eps)
     for name, series in (("prediction", prediction), ("target", target)):
         if not isinstance(series, Tensor) or series.is_complex():
-            raise fault(
+            raise error(
                 TypeError,
                 _NAME,
                 f"{name!r} is not a tensor of real numbers",
@@ -119,7 +119,7 @@ def _check(
             )
     x, y = cast(Tensor, prediction), cast(Tensor, target)
     if x.ndim < 2 or x.shape != y.shape:
-        raise fault(
+        raise error(
             ValueError,
             _NAME,
             "'prediction' and 'target' are not of one shape (batch, steps, ...)",
@@ -128,7 +128,7 @@ def _check(
             hint="x[None] adds a batch axis; x[..., 0] takes a lone feature out of its axis",
         )
     if x.device != y.device:
-        raise fault(
+        raise error(
             ValueError,
             _NAME,
             "'prediction' is on another device than 'target'",

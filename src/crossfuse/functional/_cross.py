@@ -1,7 +1,6 @@
-r"""Cross-attention and leader-follower attention, equation by equation.
+r"""Cross-attention, equation by equation.
 
-Shapes: B batch, L steps, d features of one modality :math:`X`, N modalities, K width of the
-queries, keys and values.
+Shapes: B batch, L steps, d features of one modality :math:`X`.
 """
 
 from collections.abc import Sequence
@@ -87,35 +86,3 @@ def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
     for one in attended[1:]:
         total = total + one
     return torch.tanh(x + total / len(attended))
-
-
-def leader_follower_attention(
-    query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None
-) -> Tensor:
-    r"""Lets the modalities attend to each other, at each step by itself.
-
-    .. math:: \mathrm{softmax}\left(\frac{K Q^\top}{\sqrt{k}}\right) V + V
-
-    Leader-follower attention (ICCVW 2021), k the width; the softmax runs over the last axis.
-
-    Args:
-        query: :math:`Q`, (B, L, N, K).
-        key: :math:`K`, (B, L, N, K).
-        value: :math:`V`, (B, L, N, K).
-        present: Modalities that take part, bool (B, L, N), True = present; ``None`` for all.
-
-    Returns:
-        The attended values, (B, L, N, K), zero for a modality that takes no part.
-
-    Example:
-        >>> query, key, value = torch.randn(3, 2, 9, 3, 8)  # three modalities, width 8
-        >>> leader_follower_attention(query, key, value).shape
-        torch.Size([2, 9, 3, 8])
-    """
-    scores = key @ query.mT * query.shape[-1] ** -0.5
-    if present is None:
-        return torch.softmax(scores, dim=-1) @ value + value
-    # As in cross_attention: finite where nothing is present.
-    scores = scores.masked_fill(~present[..., None, :], torch.finfo(scores.dtype).min)
-    attended = torch.softmax(scores, dim=-1) @ value + value
-    return attended.masked_fill(~present[..., None], 0.0)

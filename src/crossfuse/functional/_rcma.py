@@ -14,7 +14,7 @@ from torch import Tensor
 from crossfuse.functional._products import correlate, spread
 
 
-def joint_features(features: Sequence[Tensor]) -> Tensor:
+def concat_features(features: Sequence[Tensor]) -> Tensor:
     r"""Puts features side by side: the joint of a modality.
 
     .. math:: J_i = [X_j]_{j \ne i} \quad\text{or}\quad J_i = [X_1, \ldots, X_N]
@@ -28,13 +28,13 @@ def joint_features(features: Sequence[Tensor]) -> Tensor:
         The joint :math:`J`, (B, L, D), with D the sum of d_j.
 
     Example:
-        >>> joint_features([torch.randn(2, 9, 5), torch.randn(2, 9, 2)]).shape
+        >>> concat_features([torch.randn(2, 9, 5), torch.randn(2, 9, 2)]).shape
         torch.Size([2, 9, 7])
     """
     return features[0] if len(features) == 1 else torch.cat(list(features), dim=-1)
 
 
-def joint_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
+def rcma_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     r"""Correlates every feature of a modality with every feature of its joint, mixed over time.
 
     .. math:: C = \tanh\left(\frac{X^\top T J}{\sqrt{D}}\right)
@@ -51,13 +51,13 @@ def joint_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
 
     Example:
         >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
-        >>> joint_correlation(x, joint, torch.randn(9, 9)).shape
+        >>> rcma_correlation(x, joint, torch.randn(9, 9)).shape
         torch.Size([2, 4, 7])
     """
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
-def unaligned_correlation(
+def rcma_unaligned_correlation(
     x: Tensor, others: Sequence[Tensor], temporals: Sequence[Tensor]
 ) -> Tensor:
     r"""Correlates a modality with others that have numbers of steps of their own.
@@ -77,7 +77,7 @@ def unaligned_correlation(
 
     Example:
         >>> x, others = torch.randn(2, 9, 4), [torch.randn(2, 30, 5), torch.randn(2, 6, 2)]
-        >>> unaligned_correlation(x, others, [torch.randn(9, 30), torch.randn(9, 6)]).shape
+        >>> rcma_unaligned_correlation(x, others, [torch.randn(9, 30), torch.randn(9, 6)]).shape
         torch.Size([2, 4, 7])
     """
     scale = sum(other.shape[-1] for other in others) ** -0.5
@@ -85,7 +85,7 @@ def unaligned_correlation(
     return torch.tanh_(torch.cat(blocks, dim=-1))
 
 
-def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tensor:
+def rcma_timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tensor:
     r"""Correlates a modality with its joint at equal steps, for windows of any length.
 
     .. math:: C = \tanh\left(\frac{X^\top J}{\sqrt{n}}\right)
@@ -103,7 +103,7 @@ def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tenso
 
     Example:
         >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
-        >>> timeless_correlation(x, joint, torch.tensor([9, 5])).shape
+        >>> rcma_timeless_correlation(x, joint, torch.tensor([9, 5])).shape
         torch.Size([2, 4, 7])
     """
     if isinstance(count, Tensor):
@@ -113,7 +113,7 @@ def timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tenso
     return torch.tanh_((x * count**-0.5).mT @ joint)
 
 
-def attention_map(
+def rcma_attention_map(
     x: Tensor,
     correlation: Tensor,
     feature: Tensor,
@@ -140,14 +140,14 @@ def attention_map(
 
     Example:
         >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
-        >>> attention_map(x, correlation, torch.randn(4, 4)).shape
+        >>> rcma_attention_map(x, correlation, torch.randn(4, 4)).shape
         torch.Size([2, 9, 7])
     """
     feature = feature if scale == 1.0 else feature * scale
     return torch.relu_(spread(x, correlation, feature, longest))
 
 
-def attended_features(
+def rcma_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
     r"""Adds what the attention map found to the features.
@@ -167,7 +167,7 @@ def attended_features(
 
     Example:
         >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 9, 7)
-        >>> attended_features(x, attention, torch.randn(7, 4)).shape
+        >>> rcma_attended_features(x, attention, torch.randn(7, 4)).shape
         torch.Size([2, 9, 4])
     """
     return x + torch.dropout(attention @ output, dropout, train=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 E = TypeVar("E", ValueError, TypeError)
 
 
-def fault(
+def error(
     kind: type[E], layer: str, problem: str, *, got: object, expected: object, hint: str
 ) -> E:
     """Composes an exception; the caller raises it, so that the traceback ends at the check."""
@@ -38,7 +38,7 @@ def quoted(names: Iterable[object]) -> str:
 def check_size(layer: str, name: str, value: object) -> None:
     """Refuses a size that is not an int of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name} must be a positive int",
@@ -51,7 +51,7 @@ def check_size(layer: str, name: str, value: object) -> None:
 def check_probability(layer: str, name: str, value: object) -> None:
     """Refuses a probability outside [0, 1]."""
     if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name} must be a probability",
@@ -64,7 +64,7 @@ def check_probability(layer: str, name: str, value: object) -> None:
 def check_positive(layer: str, name: str, value: object) -> None:
     """Refuses what is not a finite number above 0."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name} must be positive",
@@ -77,7 +77,7 @@ def check_positive(layer: str, name: str, value: object) -> None:
 def check_choice(layer: str, name: str, value: str, choices: Collection[str]) -> None:
     """Refuses a word that is not among the choices."""
     if value not in choices:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"unknown {name}",
@@ -90,7 +90,7 @@ def check_choice(layer: str, name: str, value: str, choices: Collection[str]) ->
 def check_name(layer: str, name: object) -> None:
     """Refuses a modality name that cannot be part of a parameter's name."""
     if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} cannot name a modality",
@@ -104,7 +104,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
     """Refuses what is not a floating-point tensor (B, L, dim) with at least one step."""
     expected = f"{name} (batch, steps, {dim})"
     if not isinstance(x, Tensor):
-        raise fault(
+        raise error(
             TypeError,
             layer,
             f"{name!r} is not a tensor",
@@ -113,7 +113,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             hint="convert it with torch.as_tensor, or give None if it is missing",
         )
     if x.ndim != 3:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has {x.ndim} axes, not 3",
@@ -122,7 +122,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             hint="for one sample add the batch axis with x[None]; flatten what is more",
         )
     if x.shape[2] != dim:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has {x.shape[2]} features on axis 2, not {dim}",
@@ -131,7 +131,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             hint=f"features come last (x.mT swaps the axes); or build the layer for {x.shape[2]}",
         )
     if x.shape[1] < 1:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has no steps on axis 1",
@@ -140,7 +140,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             hint="give None if the modality is missing",
         )
     if not x.is_floating_point():
-        raise fault(
+        raise error(
             TypeError,
             layer,
             f"{name!r} is not of a floating-point dtype",
@@ -153,7 +153,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
 def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuses a tensor on another device, or (outside autocast) of another dtype, than another."""
     if x.device != other.device:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} is on another device than {other_name}",
@@ -162,7 +162,7 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor)
             hint="move the layer and all inputs to one device with .to(device)",
         )
     if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise fault(
+        raise error(
             TypeError,
             layer,
             f"{name!r} has another dtype than {other_name}",
@@ -177,7 +177,7 @@ def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
     # The shapes are written out only where they are needed: text in the way of a compiler would
     # compile them into the graph.
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise fault(
+        raise error(
             TypeError,
             layer,
             f"{name} is not a bool tensor",
@@ -186,7 +186,7 @@ def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
             hint="compare to make one, such as steps < lengths[:, None]; True keeps a step",
         )
     if mask.ndim != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] != x.shape[1]:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name} does not have the batch and steps of its features",
@@ -195,7 +195,7 @@ def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
             hint="a mask is (batch, steps); give one per modality where their steps differ",
         )
     if mask.device != x.device:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name} is on another device than its features",
@@ -210,7 +210,7 @@ def check_together(
 ) -> None:
     """Refuses features (B, L, d) of another batch or, if aligned, other steps than the first's."""
     if x.shape[0] != first.shape[0]:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has {x.shape[0]} samples on axis 0, {first_name!r} has {first.shape[0]}",
@@ -219,7 +219,7 @@ def check_together(
             hint="where a sample lacks a modality, give it a mask row of False",
         )
     if aligned and x.shape[1] != first.shape[1]:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has {x.shape[1]} steps on axis 1, {first_name!r} has {first.shape[1]}",
@@ -233,7 +233,7 @@ def check_together(
 def check_longest(layer: str, name: str, x: Tensor, longest: int | None) -> None:
     """Refuses features (B, L, d) with more steps than the layer has weights for."""
     if longest is not None and x.shape[1] > longest:
-        raise fault(
+        raise error(
             ValueError,
             layer,
             f"{name!r} has {x.shape[1]} steps on axis 1, more than length={longest}",

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from crossfuse.functional._products import mix, spread
 
 
-def released_correlation(
+def rcma_released_correlation(
     x: Tensor,
     joint: Tensor,
     temporal: Tensor,
@@ -37,14 +37,14 @@ def released_correlation(
         mapping_bias: Its bias :math:`p`, (D,).
         valid: Steps at which :math:`J'` is not zero, bool (B, L), True = valid; ``None`` for all.
         dropout: Probability of dropping an element; 0 when not training.
-        longest: As in :func:`attention_map`.
+        longest: As in :func:`rcma_attention_map`.
 
     Returns:
         The correlation :math:`C`, (B, d, D), in (-1, 1) without dropout.
 
     Example:
         >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
-        >>> released_correlation(x, joint, torch.randn(9, 9), torch.randn(9)).shape
+        >>> rcma_released_correlation(x, joint, torch.randn(9, 9), torch.randn(9)).shape
         torch.Size([2, 4, 7])
     """
     scale = joint.shape[-1] ** -0.5
@@ -74,7 +74,7 @@ def _kept(x: Tensor, valid: Tensor | None) -> Tensor:
     return x if valid is None else x * valid[..., None]
 
 
-def released_attention_map(
+def rcma_released_attention_map(
     x: Tensor,
     correlation: Tensor,
     feature: Tensor,
@@ -91,21 +91,21 @@ def released_attention_map(
         correlation: Its correlation :math:`C`, (B, d, D).
         feature: Learned mixing of the features :math:`F`, (d, d).
         bias: Its bias :math:`f`, (d,).
-        longest: As in :func:`attention_map`.
+        longest: As in :func:`rcma_attention_map`.
 
     Returns:
         The attention map :math:`H`, (B, L, D), in [0, 1). Invalid steps are not zero.
 
     Example:
         >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
-        >>> released_attention_map(x, correlation, torch.randn(4, 4), torch.randn(4)).shape
+        >>> rcma_released_attention_map(x, correlation, torch.randn(4, 4), torch.randn(4)).shape
         torch.Size([2, 9, 7])
     """
     scores = spread(x, correlation, feature, longest, bias)
     return torch.relu(torch.tanh_(scores))
 
 
-def released_attended_features(
+def rcma_released_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, bias: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
     r"""Adds what the attention map found as the authors' released code does.
@@ -124,7 +124,7 @@ def released_attended_features(
 
     Example:
         >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 9, 7)
-        >>> released_attended_features(x, attention, torch.randn(7, 4), torch.randn(4)).shape
+        >>> rcma_released_attended_features(x, attention, torch.randn(7, 4), torch.randn(4)).shape
         torch.Size([2, 9, 4])
     """
     found = linear(attention, output.mT, bias)

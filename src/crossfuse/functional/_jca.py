@@ -10,7 +10,7 @@ from torch import Tensor
 from crossfuse.functional._products import mix
 
 
-def joint_attention_map(
+def jca_attention_map(
     x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor, *, scale: float = 1.0
 ) -> Tensor:
     r"""Combines a modality's own features with its correlation, step axis to width K.
@@ -31,13 +31,13 @@ def joint_attention_map(
 
     Example:
         >>> x, correlation = torch.randn(2, 9, 4), torch.rand(2, 4, 7)
-        >>> joint_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
+        >>> jca_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
         torch.Size([2, 4, 5])
     """
     return torch.relu_(mix(own.mT * scale, x).mT + correlation @ (joint * scale))
 
 
-def joint_attended_features(
+def jca_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
     r"""Adds what the joint attention map found to the features, width K back to steps.
@@ -57,7 +57,7 @@ def joint_attended_features(
 
     Example:
         >>> x, attention = torch.randn(2, 9, 4), torch.rand(2, 4, 5)
-        >>> joint_attended_features(x, attention, torch.randn(5, 9)).shape
+        >>> jca_attended_features(x, attention, torch.randn(5, 9)).shape
         torch.Size([2, 9, 4])
     """
     return x + torch.dropout(mix(output.mT, attention.mT), dropout, train=True)

@@ -1,0 +1,80 @@
+"""Concatenation of the features of all modalities."""
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from crossfuse import functional
+from crossfuse._errors import check_size
+from crossfuse._masks import any_valid, zero_invalid
+from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet
+
+
+class ConcatFusion(nn.Module):
+    r"""Puts the features of all modalities side by side.
+
+    .. math:: Y = [X_1, \ldots, X_N] \qquad\text{or}\qquad Y = [X_1, \ldots, X_N] W^\top + b
+
+    Args:
+        dims: Features d_i of each modality: a mapping by name, or a sequence.
+        out_features: Features of the output, through a linear map; ``None`` for no map.
+        device: Where the parameters are made.
+        dtype: Their dtype.
+
+    Shape:
+        - modality i: (B, L, d_i), any L; ``None`` or an absent key for one that is missing in the
+          whole batch
+        - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
+          False is a modality missing in that sample
+        - output: one tensor (B, L, D), with D the sum of d_i in declared order, or (B, L,
+          ``out_features``). Invalid and missing features are zeros in it; the whole step is zero
+          where no modality is valid
+
+    Raises:
+        TypeError: If a container, an input or a mask is of the wrong type or dtype.
+        ValueError: If sizes, names or shapes do not fit.
+
+    Example:
+        >>> fuse = ConcatFusion({"face": 32, "voice": 16}, 8)
+        >>> fuse({"face": torch.randn(4, 50, 32), "voice": torch.randn(4, 50, 16)}).shape
+        torch.Size([4, 50, 8])
+        >>> ConcatFusion([32, 16])([torch.randn(4, 50, 32), None]).shape
+        torch.Size([4, 50, 48])
+    """
+
+    def __init__(
+        self,
+        dims: Dims,
+        out_features: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.modalities: ModalitySet = ModalitySet("ConcatFusion", dims)
+        self.out_features = out_features
+        self.linear: nn.Linear | None = None
+        if out_features is not None:
+            check_size("ConcatFusion", "out_features", out_features)
+            width = sum(self.modalities.dims.values())
+            self.linear = nn.Linear(width, out_features, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters anew, if there are any."""
+        if self.linear is not None:
+            self.linear.reset_parameters()
+
+    @override
+    def forward(self, modalities: Modalities, mask: Masks | None = None) -> Tensor:
+        """Fuses modalities, (B, L, d_i) each, into one tensor (B, L, D)."""
+        like = None if self.linear is None else self.linear.weight
+        inputs = self.modalities.flatten(modalities, mask, like=like)
+        joint = functional.concat_features(inputs.features)
+        if self.linear is None:
+            return joint
+        return zero_invalid(self.linear(joint), any_valid(inputs.masks))
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{self.modalities}, out_features={self.out_features}"
