@@ -8,6 +8,7 @@ from crossfuse import windows as windows
 from crossfuse._compile import compile as compile
 from crossfuse.concat import ConcatFusion as ConcatFusion
 from crossfuse.cross import CrossAttention as CrossAttention
+from crossfuse.cross_modal_transformer import CrossModalTransformer as CrossModalTransformer
 from crossfuse.gate import DynamicGate as DynamicGate
 from crossfuse.joint import JointCrossAttention as JointCrossAttention
 from crossfuse.leader_follower import LeaderFollowerAttention as LeaderFollowerAttention

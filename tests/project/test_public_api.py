@@ -22,6 +22,7 @@ CLASSES = {
     "ConcatFusion",
     "ConcordanceLoss",
     "CrossAttention",
+    "CrossModalTransformer",
     "DynamicGate",
     "JointCrossAttention",
     "LeaderFollowerAttention",

@@ -119,6 +119,9 @@ SPECIMENS = {
     "ModalityDropout": Specimen(lambda: crossfuse.ModalityDropout(0.5)),
     "ConcatFusion": Specimen(lambda: crossfuse.ConcatFusion(DIMS, 4)),
     "CrossAttention": Specimen(lambda: crossfuse.CrossAttention(DIMS)),
+    "CrossModalTransformer": Specimen(
+        lambda: crossfuse.CrossModalTransformer(DIMS, 4, heads=2, depth=2)
+    ),
     "LeaderFollowerAttention": Specimen(
         lambda: crossfuse.LeaderFollowerAttention(DIMS, 4, leader="face")
     ),

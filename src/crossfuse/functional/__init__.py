@@ -9,6 +9,8 @@ from crossfuse.functional._concordance import concordance as concordance
 from crossfuse.functional._cross import cross_attended_features as cross_attended_features
 from crossfuse.functional._cross import cross_attention as cross_attention
 from crossfuse.functional._cross import cross_correlation as cross_correlation
+from crossfuse.functional._cross_modal import cross_modal_attention as cross_modal_attention
+from crossfuse.functional._cross_modal import cross_modal_positions as cross_modal_positions
 from crossfuse.functional._jca import jca_attended_features as jca_attended_features
 from crossfuse.functional._jca import jca_attention_map as jca_attention_map
 from crossfuse.functional._leader_follower import (
