@@ -6,9 +6,9 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from examples.affwild2.data_commands import Extract, MakeData
-from examples.affwild2.run_commands import Evaluate, Plot, Predict, Train
-from examples.affwild2.table_commands import Demo, TableCommand
+from examples.affwild2.commands.data import Extract, MakeData
+from examples.affwild2.commands.run import Evaluate, Plot, Predict, Train
+from examples.affwild2.commands.table import Demo, TableCommand
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "make-data": MakeData,

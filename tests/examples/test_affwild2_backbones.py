@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.affwild2 import backbones
-from examples.affwild2.backbones import IR50, DemoFaces, DemoVoice, DemoWords, VGGish
-from examples.affwild2.layout import DamagedFile
+from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.network import backbones
+from examples.affwild2.network.backbones import IR50, DemoFaces, DemoVoice, DemoWords, VGGish
 
 
 def _skeleton(module: type[nn.Module]) -> nn.Module:

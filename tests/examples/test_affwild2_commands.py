@@ -14,20 +14,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from examples.affwild2 import ceilings, demo, generate, presets, sweep
 from examples.affwild2.__main__ import COMMANDS, main
-from examples.affwild2.assemble import SETUP, Weights, read_saved
-from examples.affwild2.extract import extract
-from examples.affwild2.features import load_features
-from examples.affwild2.latents import Switches
-from examples.affwild2.pictures import hidden_frames
-from examples.affwild2.presets import PRESETS, Changes
-from examples.affwild2.pretrain import load_backbones, save_backbones
-from examples.affwild2.run_commands import Evaluate, Plot, Predict, Train
-from examples.affwild2.runs import CHECKPOINT
-from examples.affwild2.sources import ExtractOptions
-from examples.affwild2.table import read_table
-from examples.affwild2.table_commands import TableCommand
+from examples.affwild2.commands import demo
+from examples.affwild2.commands.run import Evaluate, Plot, Predict, Train
+from examples.affwild2.commands.table import TableCommand
+from examples.affwild2.dataset.extract import extract
+from examples.affwild2.dataset.features import load_features
+from examples.affwild2.dataset.sources import ExtractOptions
+from examples.affwild2.results import sweep
+from examples.affwild2.results.pictures import hidden_frames
+from examples.affwild2.results.table import read_table
+from examples.affwild2.synthetic import ceilings, generate
+from examples.affwild2.synthetic.latents import Switches
+from examples.affwild2.synthetic.pretrain import load_backbones, save_backbones
+from examples.affwild2.training import presets
+from examples.affwild2.training.assemble import SETUP, Weights, read_saved
+from examples.affwild2.training.presets import PRESETS, Changes
+from examples.affwild2.training.runs import CHECKPOINT
 from tests.support import affwild2
 from tests.support.affwild2 import SMALL, backbones
 
@@ -277,7 +280,7 @@ def test_word_vectors_are_asked_for(trained: Path, tmp_path: Path) -> None:
 
 
 def test_backbones_without_weights_are_told() -> None:
-    from examples.affwild2.runs import Run
+    from examples.affwild2.training.runs import Run
 
     run = Run("rcma", "valence", PRESETS["paper"])
     told = Weights(vggish=Path("v.pth")).missing(run)

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.affwild2 import ceilings, challenge, faces, latents, layout, lexicon, speech, voice
 from examples.affwild2.__main__ import main
-from examples.affwild2.audio import log_mel, patch_rows, read_audio
-from examples.affwild2.generate import make_data
-from examples.affwild2.latents import FPS, Cue, Floats, Latents, Switches
-from examples.affwild2.text import read_transcript
-from examples.affwild2.video import read_faces
+from examples.affwild2.dataset import challenge, layout
+from examples.affwild2.dataset.audio import log_mel, patch_rows, read_audio
+from examples.affwild2.dataset.text import read_transcript
+from examples.affwild2.dataset.video import read_faces
+from examples.affwild2.synthetic import ceilings, faces, latents, lexicon, speech, voice
+from examples.affwild2.synthetic.generate import make_data
+from examples.affwild2.synthetic.latents import FPS, Cue, Floats, Latents, Switches
 from tests.support import affwild2
 
 seeds = st.integers(0, 2**32 - 1)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
-from examples.affwild2 import audio, layout, text, video
-from examples.affwild2.data_commands import Extract
-from examples.affwild2.extract import Report, extract
-from examples.affwild2.features import Features, load_features
-from examples.affwild2.layout import DamagedFile
-from examples.affwild2.sources import ExtractOptions
-from examples.affwild2.text import Word
+from examples.affwild2.commands.data import Extract
+from examples.affwild2.dataset import audio, layout, text, video
+from examples.affwild2.dataset.extract import Report, extract
+from examples.affwild2.dataset.features import Features, load_features
+from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.sources import ExtractOptions
+from examples.affwild2.dataset.text import Word
 from tests.support import affwild2
 
 seeds = st.integers(0, 2**32 - 1)

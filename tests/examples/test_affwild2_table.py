@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.affwild2.data import encode
-from examples.affwild2.plots import _gaps, plot_bars, plot_correlations, plot_curves
-from examples.affwild2.presets import AUTHORS, DEMO
-from examples.affwild2.progress import follow
-from examples.affwild2.report import write_report
-from examples.affwild2.runs import Run, build
-from examples.affwild2.table import (
+from examples.affwild2.commands.table import show
+from examples.affwild2.dataset.progress import follow
+from examples.affwild2.dataset.trials import encode
+from examples.affwild2.results.plots import _gaps, plot_bars, plot_correlations, plot_curves
+from examples.affwild2.results.report import write_report
+from examples.affwild2.results.table import (
     OFFICIAL,
     OTHERS,
     Result,
@@ -32,7 +31,8 @@ from examples.affwild2.table import (
     verdicts,
     write_table,
 )
-from examples.affwild2.table_commands import show
+from examples.affwild2.training.presets import AUTHORS, DEMO
+from examples.affwild2.training.runs import Run, build
 from examples.tables import markdown
 from tests.support.affwild2 import SMALL, backbones, trials
 

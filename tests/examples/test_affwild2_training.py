@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from crossfuse import ConcordanceLoss
-from examples.affwild2.batch_norm import MaskedBatchNorm
-from examples.affwild2.challenge import read_sample_lengths, write_challenge_file
-from examples.affwild2.data import Batch, Trials, encode, shuffle_partners
-from examples.affwild2.evaluate import predict, score, smooth
-from examples.affwild2.folds import Window, list_windows, make_fold
-from examples.affwild2.layout import DamagedFile
-from examples.affwild2.methods import METHODS, MODALITIES, find_method
-from examples.affwild2.presets import AUTHORS, DEMO, PAPER, Preset
-from examples.affwild2.runs import (
+from examples.affwild2.dataset.challenge import read_sample_lengths, write_challenge_file
+from examples.affwild2.dataset.folds import Window, list_windows, make_fold
+from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.trials import Batch, Trials, encode, shuffle_partners
+from examples.affwild2.network.batch_norm import MaskedBatchNorm
+from examples.affwild2.training.evaluate import predict, score, smooth
+from examples.affwild2.training.methods import METHODS, MODALITIES, find_method
+from examples.affwild2.training.presets import AUTHORS, DEMO, PAPER, Preset
+from examples.affwild2.training.runs import (
     CHECKPOINT,
     LOG,
     Progress,
@@ -37,8 +37,8 @@ from examples.affwild2.runs import (
     read_checkpoint,
     run_from,
 )
-from examples.affwild2.schedule import release, set_training, warmup_rate
-from examples.affwild2.train import _Session, train
+from examples.affwild2.training.schedule import release, set_training, warmup_rate
+from examples.affwild2.training.train import _Session, train
 from tests.support.affwild2 import SMALL
 from tests.support.affwild2 import backbones as _backbones
 from tests.support.affwild2 import features as _features
@@ -598,7 +598,7 @@ def test_a_damaged_row_of_the_sample_is_told(tmp_path: Path, row: str) -> None:
 def test_half_precision_trains(tmp_path: Path) -> None:
     from accelerate.state import AcceleratorState  # type: ignore[import-untyped]  # no types
 
-    from examples.affwild2.assemble import make_accelerator
+    from examples.affwild2.training.assemble import make_accelerator
 
     AcceleratorState._reset_state(True)
     try:
@@ -617,7 +617,7 @@ def distributed_run(out: str) -> None:
 
     After the first epoch the backbones are free and see frames, cropped by chance.
     """
-    from examples.affwild2.assemble import make_accelerator
+    from examples.affwild2.training.assemble import make_accelerator
 
     preset = replace(SMALL, batch=5, feature_noise=0.0, tcn_dropout=0.0, head_dropout=0.0)
     preset = replace(preset, releases=1, least_rate=1.0, augment=True)

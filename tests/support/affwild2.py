@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from examples.affwild2.data import Trials
-from examples.affwild2.features import Features
-from examples.affwild2.generate import make_data
-from examples.affwild2.methods import MODALITIES
-from examples.affwild2.presets import DEMO
-from examples.affwild2.pretrain import build_backbones
+from examples.affwild2.dataset.features import Features
+from examples.affwild2.dataset.trials import Trials
+from examples.affwild2.synthetic.generate import make_data
+from examples.affwild2.synthetic.pretrain import build_backbones
+from examples.affwild2.training.methods import MODALITIES
+from examples.affwild2.training.presets import DEMO
 
 SMALL = replace(
     DEMO,

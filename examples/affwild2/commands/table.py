@@ -1,0 +1,127 @@
+"""The commands that train every method: on features at hand, or from made data to a report."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table as Lines
+
+from examples.affwild2.commands.demo import run_demo
+from examples.affwild2.dataset.trials import TARGETS, Target
+from examples.affwild2.results.sweep import Plan, describe, run_table
+from examples.affwild2.results.table import Table, overview
+from examples.affwild2.synthetic.generate import Size
+from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
+from examples.affwild2.training.assemble import Weights
+from examples.affwild2.training.methods import AVERAGE, SHUFFLED, SINGLE, TITLES
+from examples.affwild2.training.presets import PRESETS, Changes
+from examples.tables import markdown, put_between
+
+
+@dataclass(frozen=True)
+class TableCommand:
+    """Trains every method over seeds and folds on one set of features; writes table.json.
+
+    The folds other than 0 have rows of their own: their scores are not those of the official split.
+
+    Attributes:
+        features: What extract wrote, from real or from generated data.
+        out: Where runs and table.json go; a table that was stopped goes on.
+        name: What the table calls the data.
+        preset: The numbers of every run.
+        methods: Rows; none means all that the preset allows.
+        targets: Columns.
+        seeds: One run each.
+        folds: One run each; 0 is the official split.
+        processes: Runs at the same time.
+        cpu: Use no GPU.
+        changes: What differs from the preset.
+        weights: Of the backbones; the demo's are made where they are not there.
+    """
+
+    features: Path
+    out: Path
+    name: str = "data"
+    preset: Literal["paper", "authors", "demo"] = "demo"
+    methods: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = TARGETS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folds: tuple[int, ...] = (0,)
+    processes: int = 2
+    cpu: bool = False
+    changes: tyro.conf.OmitArgPrefixes[Changes] = field(default_factory=Changes)
+    weights: tyro.conf.OmitArgPrefixes[Weights] = field(default_factory=Weights)
+
+    def run(self, console: Console) -> None:
+        preset = self.changes.apply(PRESETS[self.preset])
+        rows = tuple(name for name in TITLES if preset.cache or name != SHUFFLED)
+        for name in self.methods:
+            if name not in rows:
+                raise ValueError(f"method {name!r}: there are {', '.join(rows)}")
+        if AVERAGE in self.methods and not set(SINGLE) <= set(self.methods):
+            raise ValueError(f"table: {AVERAGE} needs {', '.join(SINGLE)} too")
+        weights = self._demo_weights() if preset.backbones == "demo" else self.weights
+        data = describe(self.features, self.name)
+        plan = Plan(self.name, self.methods or rows, self.targets, self.seeds, self.folds)
+        table = run_table(
+            [data],
+            self.out,
+            [plan],
+            preset,
+            weights,
+            processes=self.processes,
+            cpu=self.cpu,
+        )
+        show(console, table)
+        console.print(f"wrote {self.out / 'table.json'}")
+
+    def _demo_weights(self) -> Weights:
+        """The demo's backbones, made if they are not there."""
+        path = self.weights.demo or self.out / "backbones.pt"
+        if not path.exists():
+            save_backbones(path, train_backbones())
+        return Weights(demo=path)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Makes data, trains every method, and writes table.json, pictures and report.html.
+
+    Attributes:
+        out: Where everything goes; a run that was stopped goes on.
+        size: tiny looks at the machinery only; small takes minutes and is worth reading.
+        seed: Of the data.
+        processes: Of one thread each.
+        readme: A README whose table is to be brought up to date.
+    """
+
+    out: Path = Path("runs/affwild2")
+    size: Size = "small"
+    seed: int = 0
+    processes: int = 2
+    readme: Path | None = None
+
+    def run(self, console: Console) -> None:
+        table = run_demo(self.out, size=self.size, seed=self.seed, processes=self.processes)
+        show(console, table)
+        if self.readme is not None:
+            put_between(self.readme, "table", markdown(*overview(table)))
+        console.print(f"wrote {self.out / 'report.html'} and {self.out / 'table.json'}")
+
+
+def show(console: Console, table: Table) -> None:
+    """Prints a table; the paper's numbers stand in a column of their own."""
+    for title, rows in table.groups():
+        lines = Lines(title=title)
+        for column in ("method", "CCC", "spread", "ceiling", "paper, on Aff-Wild2"):
+            lines.add_column(column, justify="left" if column == "method" else "right")
+        for row in rows:
+            ceiling = "" if row.ceiling is None else f"{row.ceiling:.2f}"
+            paper = "" if row.paper is None else f"{row.paper:.3f}"
+            spread = f"{row.spread:.3f}" if len(row.runs) > 1 else ""
+            lines.add_row(row.title, f"{row.mean:.3f}", spread, ceiling, paper)
+        console.print(lines)
+    for line in table.verdicts:
+        console.print(line, highlight=False)

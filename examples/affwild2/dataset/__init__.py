@@ -1,0 +1,1 @@
+"""Reading the official layout, extracting features, and cutting windows from them."""

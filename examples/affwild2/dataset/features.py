@@ -1,0 +1,133 @@
+"""Reads back what ``extract`` wrote: one ``Features`` per trial, big arrays mapped, not loaded.
+
+Shapes: T kept frames of a trial, N log-mel rows and n words of its video.
+
+For others: ``load_features(out, partition) -> list[Features]``; then ``patches``, ``hashed`` and
+``text`` gather what a window of frames needs.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.affwild2.dataset.audio import BANDS, PATCH, gather_patches
+from examples.affwild2.dataset.layout import Partition
+from examples.affwild2.dataset.text import gather_words
+
+TRIALS, SOURCES = "trials", "videos"
+
+
+@dataclass(frozen=True)
+class Features:
+    """One trial, ready to be cut into windows.
+
+    Attributes:
+        name: Of the trial.
+        partition: Where it belongs.
+        source: The video that sound and words come from.
+        fps: Video frames per second; NaN where no file tells (then there is no sound, no words).
+        frames: Frames of the whole trial, dropped ones included.
+        index: Kept frames, counted from 0, (T,).
+        labels: Valence and arousal, zeros where there are none, (T, 2).
+        valid: Whether the labels count, (T,).
+        faces: RGB, black where there is no face, (T, 48, 48, 3).
+        face_present: Whether there is one, (T,).
+        mel: Log-mel rows of the video, (N, 64); ``None`` without sound.
+        mel_rows: Where each frame's patch begins, (T,).
+        word_ids: Hashed words of the video, (n,); ``None`` without a transcript.
+        word_vectors: BERT vectors of the words, (n, d), none of them without a transcript; ``None``
+            if they were not asked for.
+        word_index: The word of each frame, -1 for none, (T,).
+    """
+
+    name: str
+    partition: Partition
+    source: str
+    fps: float
+    frames: int
+    index: NDArray[np.int64]
+    labels: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    faces: NDArray[np.uint8]
+    face_present: NDArray[np.bool_]
+    mel: NDArray[np.float32] | None
+    mel_rows: NDArray[np.int64]
+    word_ids: NDArray[np.int64] | None
+    word_vectors: NDArray[np.float32] | None
+    word_index: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def patches(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Log-mel patches of frames start to stop, (L, 96, 64); zeros without sound."""
+        rows = self.mel_rows[start:stop]
+        if self.mel is None:
+            return np.zeros((len(rows), PATCH, BANDS), np.float32)
+        return gather_patches(self.mel, rows)
+
+    def hashed(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Hashed words of frames start to stop, 0 for none, (L,)."""
+        index = self.word_index[start:stop]
+        if self.word_ids is None:
+            return np.zeros(len(index), np.int64)
+        return np.append(self.word_ids, 0)[index]
+
+    def text(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Word vectors of frames start to stop, zeros for none, (L, d).
+
+        Raises:
+            ValueError: The features were extracted without BERT.
+        """
+        if self.word_vectors is None:
+            raise ValueError(f"{self.name}: has no word vectors; run extract with --bert MODEL")
+        return gather_words(self.word_vectors, self.word_index[start:stop])
+
+
+def load_features(out: Path, partition: Partition | None = None) -> list[Features]:
+    """Reads the trials that ``extract`` completed, by name.
+
+    Args:
+        out: The folder given to ``extract``.
+        partition: Only these; ``None`` means all.
+
+    Raises:
+        ValueError: There is none.
+    """
+    folders = sorted(path.parent for path in (out / TRIALS).glob("[!.]*/meta.json"))
+    trials = _with_vectors([_load(out, folder) for folder in folders])
+    chosen = [trial for trial in trials if partition in {None, trial.partition}]
+    if not chosen:
+        raise ValueError(f"{out}: holds no {partition or ''} features; run extract first")
+    return chosen
+
+
+def _with_vectors(trials: list[Features]) -> list[Features]:
+    """Gives trials without a transcript no words of the width that the others' vectors have."""
+    widths = [t.word_vectors.shape[1] for t in trials if t.word_vectors is not None]
+    if not widths:
+        return trials
+    none = np.zeros((0, widths[0]), np.float32)
+    return [t if t.word_vectors is not None else replace(t, word_vectors=none) for t in trials]
+
+
+def _load(out: Path, folder: Path) -> Features:
+    meta = json.loads((folder / "meta.json").read_text())
+    source = out / SOURCES / meta["source"]
+    words = dict(np.load(source / "words.npz")) if (source / "words.npz").exists() else {}
+    with np.load(folder / "frames.npz") as frames:
+        return Features(
+            name=folder.name,
+            partition=meta["partition"],
+            source=meta["source"],
+            fps=float("nan") if meta["fps"] is None else meta["fps"],
+            frames=meta["frames"],
+            faces=np.load(folder / "faces.npy", mmap_mode="r"),
+            mel=np.load(source / "mel.npy", mmap_mode="r") if meta["sound"] else None,
+            word_ids=words.get("ids"),
+            word_vectors=words.get("vectors"),
+            **frames,
+        )

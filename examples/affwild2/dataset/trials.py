@@ -1,0 +1,206 @@
+"""Cuts trials into batches of windows, of raw frames or of features that backbones made before.
+
+Shapes: B windows, S frames of a window, T frames of a trial, d features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from examples.affwild2.dataset.features import Features
+from examples.affwild2.dataset.folds import Window
+from examples.affwild2.dataset.video import crop, to_unit
+
+Target = Literal["valence", "arousal"]
+TARGETS: tuple[Target, ...] = ("valence", "arousal")
+CHUNK = 128  # frames that a backbone sees at once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows, ready for the network.
+
+    Attributes:
+        streams: What each backbone takes, or its features, (B, S, ...).
+        masks: Which frames each modality has, (B, S) each; a row of False where it is missing.
+        labels: The target, (B, S).
+        valid: Which labels count, (B, S).
+        padding: Which frames lie beyond the end of the trial, (B, S).
+    """
+
+    streams: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    labels: Tensor
+    valid: Tensor
+    padding: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(
+            {name: x.to(device) for name, x in self.streams.items()},
+            {name: x.to(device) for name, x in self.masks.items()},
+            self.labels.to(device),
+            self.valid.to(device),
+            self.padding.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials to cut windows from.
+
+    Attributes:
+        features: What ``extract`` wrote.
+        modalities: Those to deliver.
+        bert: Whether words are vectors rather than hashes.
+        scale: Mean and standard deviation that word vectors are normalised by.
+        encoded: Features of each trial, (T, d), where backbones have been run before.
+    """
+
+    features: Sequence[Features]
+    modalities: tuple[str, ...]
+    bert: bool = False
+    scale: tuple[float, float] = (0.0, 1.0)
+    encoded: Sequence[Mapping[str, Tensor]] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(trial) for trial in self.features]
+
+    def choose(self, names: Sequence[str]) -> "Trials":
+        """Keeps the trials with these names, in this order."""
+        where = {trial.name: i for i, trial in enumerate(self.features)}
+        kept = [where[name] for name in names]
+        encoded = None if self.encoded is None else [self.encoded[i] for i in kept]
+        return replace(self, features=[self.features[i] for i in kept], encoded=encoded)
+
+    def see(self, modalities: tuple[str, ...]) -> "Trials":
+        """Delivers only these modalities."""
+        return replace(self, modalities=modalities)
+
+    def frames(
+        self, trial: int, start: int, stop: int, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """What the modalities are from one frame to another, (L, ...) each.
+
+        Args:
+            trial: Its number.
+            start: First frame.
+            stop: The frame after the last.
+            generator: Draws how faces are cropped and mirrored; None takes the middle.
+        """
+        if self.encoded is not None:
+            return {name: self.encoded[trial][name][start:stop] for name in self.modalities}
+        source, made = self.features[trial], dict[str, Tensor]()
+        if "face" in self.modalities:
+            pixels = torch.from_numpy(np.array(source.faces[start:stop]))
+            made["face"] = to_unit(crop(pixels, generator))
+        if "voice" in self.modalities:
+            made["voice"] = torch.from_numpy(source.patches(start, stop))
+        if "words" in self.modalities and self.bert:
+            mean, std = self.scale
+            made["words"] = (torch.from_numpy(source.text(start, stop)) - mean) / std
+        elif "words" in self.modalities:
+            made["words"] = torch.from_numpy(source.hashed(start, stop))
+        return made
+
+    def has(self, trial: int, modality: str) -> bool:
+        """Whether anything of a modality is there in a trial."""
+        source = self.features[trial]
+        there = {
+            "face": bool(source.face_present.any()),
+            "voice": source.mel is not None,
+            "words": source.word_ids is not None,
+        }
+        return there[modality]
+
+    def batch(
+        self,
+        windows: Sequence[Window],
+        size: int,
+        target: Target,
+        generators: Sequence[torch.Generator | None] | None = None,
+    ) -> Batch:
+        """Cuts windows of ``size`` frames; what lies beyond a trial's end is zero."""
+        cuts = []
+        for i, (trial, start) in enumerate(windows):
+            source = self.features[trial]
+            stop = min(start + size, len(source))
+            streams = self.frames(trial, start, stop, generators[i] if generators else None)
+            inside = torch.arange(size) < stop - start
+            cuts.append(
+                Batch(
+                    {name: _padded(x, size) for name, x in streams.items()},
+                    {name: inside & self.has(trial, name) for name in self.modalities},
+                    _padded(
+                        torch.from_numpy(source.labels[start:stop, TARGETS.index(target)]), size
+                    ),
+                    _padded(torch.from_numpy(source.valid[start:stop]), size),
+                    ~inside,
+                )
+            )
+        return Batch(
+            {name: torch.stack([cut.streams[name] for cut in cuts]) for name in self.modalities},
+            {name: torch.stack([cut.masks[name] for cut in cuts]) for name in self.modalities},
+            torch.stack([cut.labels for cut in cuts]),
+            torch.stack([cut.valid for cut in cuts]),
+            torch.stack([cut.padding for cut in cuts]),
+        )
+
+
+def encode(trials: Trials, backbones: Mapping[str, nn.Module]) -> Trials:
+    """Runs frozen backbones over whole trials once, so that windows are cut from their features."""
+    encoded = []
+    with torch.no_grad():
+        for i, length in enumerate(trials.lengths):
+            parts = [
+                {name: backbones[name].eval()(x) for name, x in frames.items()}
+                for start in range(0, length, CHUNK)
+                for frames in [trials.frames(i, start, min(start + CHUNK, length))]
+            ]
+            encoded.append(
+                {name: torch.cat([part[name] for part in parts]) for name in trials.modalities}
+            )
+    return replace(trials, encoded=encoded)
+
+
+def shuffle_partners(trials: Trials) -> Trials:
+    """Gives every trial's face the voice and the words of the next trial (repeated or cut to fit).
+
+    Raises:
+        ValueError: The trials have not been encoded.
+    """
+    if trials.encoded is None:
+        raise ValueError("shuffling partners needs a preset with cache=True")
+    mixed = []
+    for i, own in enumerate(trials.encoded):
+        other = trials.encoded[(i + 1) % len(trials.encoded)]
+        length = trials.lengths[i]
+        mixed.append(
+            {
+                name: x if name == "face" else other[name][torch.arange(length) % len(other[name])]
+                for name, x in own.items()
+            }
+        )
+    return replace(trials, encoded=mixed)
+
+
+def word_scale(features: Sequence[Features]) -> tuple[float, float]:
+    """Mean and standard deviation of all entries of the word vectors, zeros included."""
+    count, total, squares = 0, 0.0, 0.0
+    for trial in features:
+        vectors = trial.text(0, len(trial)).astype(np.float64)
+        count += vectors.size
+        total += float(vectors.sum())
+        squares += float((vectors**2).sum())
+    mean = total / max(count, 1)
+    return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Appends zeros along the first axis."""
+    return functional.pad(x, [0] * (2 * x.ndim - 1) + [size - len(x)])

@@ -1,0 +1,1 @@
+"""The network: backbones, batch normalisation, and everything between features and output."""

@@ -1,0 +1,1 @@
+"""Training every method over seeds and folds; tables, pictures and reports."""

@@ -1,0 +1,233 @@
+"""The table of results: one row per method, beside the paper's numbers and the data's ceilings.
+
+For others: ``make_table(results, limits, preset) -> Table``, ``write_table``, ``read_table``.
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.affwild2.dataset.trials import TARGETS, Target
+from examples.affwild2.training.methods import (
+    AVERAGE,
+    RECOMMENDED,
+    SHUFFLED,
+    SINGLE,
+    TITLES,
+    title_of,
+)
+from examples.affwild2.training.presets import Preset
+
+# Quoted from the paper (v1), measured on Aff-Wild2: the fusion is its best fold, the single
+# modality is itself quoted there. The rows of its table that are not listed here have no number in
+# our sources.
+PAPER: dict[Target, dict[str, float]] = {
+    "valence": {"face": 0.405, "rcma": 0.585},
+    "arousal": {"face": 0.635, "rcma": 0.659},
+}
+SUBSETS = {"face": "V", "voice": "A", "words": "T"}  # as the ceilings call them
+BAR_SINGLE, BAR_FUSION = 0.05, 0.03  # how far RCMA must be ahead, in valence
+OFFICIAL, OTHERS = "official split", "other folds"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run reached on its validation trials."""
+
+    data: str
+    method: str
+    target: Target
+    seed: int
+    fold: int
+    ccc: float
+    pearson: float
+    rmse: float
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a method on one kind of data, for one target.
+
+    Attributes:
+        data: Kind of data.
+        method: Its key.
+        title: What people read.
+        target: valence or arousal.
+        mean: CCC over the runs.
+        spread: Their standard deviation.
+        runs: CCC of each.
+        ceiling: The correlation that nobody can beat who sees the same modalities.
+        paper: The paper's number, on Aff-Wild2: another data set, not to be compared.
+        folds: The official split, or all other folds together; the two are never mixed.
+    """
+
+    data: str
+    method: str
+    title: str
+    target: Target
+    mean: float
+    spread: float
+    runs: tuple[float, ...]
+    ceiling: float | None
+    paper: float | None
+    folds: str = OFFICIAL
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is what the library recommends, rather than a rival or a control."""
+        return self.method.startswith("rcma-stable") and self.method != SHUFFLED
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows, the ceilings behind them, and what they say about the claim.
+
+    Attributes:
+        rows: One per kind of data, target, folds and method.
+        verdicts: How far RCMA is ahead, or behind.
+        ceilings: Of each kind of generated data; real data has none.
+        preset: The numbers of all runs.
+    """
+
+    rows: tuple[Row, ...]
+    verdicts: tuple[str, ...]
+    ceilings: dict[str, Any]
+    preset: dict[str, Any]
+
+    def groups(self) -> Iterator[tuple[str, list[Row]]]:
+        """The rows that belong side by side, and a title for them."""
+        for data in dict.fromkeys(row.data for row in self.rows):
+            kind = f"generated data: {data}" if data in self.ceilings else f"data: {data}"
+            for target in TARGETS:
+                for folds in (OFFICIAL, OTHERS):
+                    key = (data, target, folds)
+                    rows = [r for r in self.rows if (r.data, r.target, r.folds) == key]
+                    more = "" if folds == OFFICIAL else f", {folds}"
+                    if rows:
+                        yield f"{target}, {kind}{more}", rows
+
+    def find(self, data: str, method: str, target: Target) -> Row | None:
+        """The row of a method on the official split."""
+        for row in self.rows:
+            if (row.data, row.method, row.target, row.folds) == (data, method, target, OFFICIAL):
+                return row
+        return None
+
+
+def overview(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The whole table at a glance: a line per method, a column per kind of data and target.
+
+    Mean and spread of the CCC on the official split; the last line is the ceiling.
+    """
+    rows = [row for row in table.rows if row.folds == OFFICIAL]
+    columns = list(dict.fromkeys((row.target, row.data) for row in rows))
+    methods = [name for name in TITLES if any(row.method == name for row in rows)]
+    body = []
+    for method in methods:
+        found = [table.find(data, method, target) for target, data in columns]
+        title = next(row.title for row in rows if row.method == method)
+        body.append([title, *(_told(row) for row in found)])
+    limits = [_ceiling(table.ceilings.get(data), "", target) for target, data in columns]
+    body.append(["*ceiling of all three*", *("" if x is None else f"{x:.2f}" for x in limits)])
+    return ["validation CCC", *(f"{target}, {data}" for target, data in columns)], body
+
+
+def _told(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.mean:.3f}" + (f" ± {row.spread:.3f}" if len(row.runs) > 1 else "")
+
+
+def make_table(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Table:
+    """Tabulates results.
+
+    Args:
+        results: One per run.
+        limits: What ``ceilings`` says, by the name of the data.
+        preset: The numbers of all runs.
+    """
+    rows = tuple(_rows(results, limits, preset))
+    return Table(rows, tuple(verdicts(rows)), dict(limits), asdict(preset))
+
+
+def write_table(path: Path, table: Table, results: Sequence[Result]) -> None:
+    """Writes the table and every run behind it."""
+    held = {**asdict(table), "runs": [asdict(result) for result in results]}
+    path.write_text(json.dumps(held, indent=1) + "\n")
+
+
+def read_table(path: Path) -> Table:
+    """Reads what ``write_table`` wrote."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such table; run table or demo first")
+    held = json.loads(path.read_text())
+    rows = tuple(Row(**{**row, "runs": tuple(row["runs"])}) for row in held["rows"])
+    return Table(rows, tuple(held["verdicts"]), held["ceilings"], held["preset"])
+
+
+def verdicts(rows: Sequence[Row]) -> Iterator[str]:
+    """Says, per kind of data, how far RCMA is ahead in valence, or behind."""
+    for data, folds in dict.fromkeys((row.data, row.folds) for row in rows):
+        means = {
+            row.method: row.mean
+            for row in rows
+            if (row.data, row.folds, row.target) == (data, folds, "valence")
+        }
+        ours = means.get(RECOMMENDED)
+        single = max((means[name] for name in SINGLE if name in means), default=None)
+        if ours is None:
+            continue
+        rivals = [("the best single modality", single, BAR_SINGLE)]
+        rivals += [
+            (TITLES[name], means.get(name), BAR_FUSION) for name in ("concatenation", AVERAGE)
+        ]
+        rivals += [(TITLES[name], means.get(name), 0.0) for name in ("rcma", SHUFFLED)]
+        where = data if folds == OFFICIAL else f"{data}, {folds}"
+        for title, theirs, bar in rivals:
+            if theirs is not None:
+                told = f"{where}: RCMA (stable) against {title}: {ours - theirs:+.3f} valence CCC"
+                yield f"{told}, {_judge(ours - theirs, bar)}"
+
+
+def _judge(gain: float, bar: float) -> str:
+    if not bar:
+        return "ahead" if gain > 0 else "not ahead"
+    return "as asked" if gain >= bar else f"short of {bar:+.2f}"
+
+
+def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Iterator[Row]:
+    groups: dict[tuple[str, Target, str, str], list[float]] = {}
+    for result in results:
+        folds = OFFICIAL if result.fold == 0 else OTHERS
+        key = (result.data, result.target, folds, result.method)
+        groups.setdefault(key, []).append(result.ccc)
+    order = {name: place for place, name in enumerate(TITLES)}
+    for (data, target, folds, method), values in sorted(
+        groups.items(), key=lambda item: (item[0][1] != "valence", order[item[0][3]])
+    ):
+        yield Row(
+            data,
+            method,
+            title_of(method, preset),
+            target,
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else 0.0,
+            tuple(values),
+            _ceiling(limits.get(data), method, target),
+            PAPER[target].get(method),
+            folds,
+        )
+
+
+def _ceiling(limits: Any, method: str, target: Target) -> float | None:  # noqa: ANN401  # JSON
+    if limits is None:
+        return None
+    if method == AVERAGE:
+        return float(limits[target]["late"]["V+A+T"])
+    subset = SUBSETS.get(method, "V" if method == SHUFFLED else "V+A+T")
+    return float(limits[target]["achievable"][subset])

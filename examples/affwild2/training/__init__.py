@@ -1,0 +1,1 @@
+"""Presets, methods and the training of one network."""

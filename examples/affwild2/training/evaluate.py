@@ -1,0 +1,110 @@
+"""Predicts whole trials and scores them (items 40-43 of the set-up).
+
+Shapes: T frames of a trial.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crossfuse.functional import concordance
+from crossfuse.windows import overlap_average, window_starts
+from examples.affwild2.dataset.folds import Window
+from examples.affwild2.dataset.trials import Target, Trials
+from examples.affwild2.network.model import AffectNet
+
+Predictions = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well predictions agree with labels, over all valid frames of all trials together.
+
+    Attributes:
+        ccc: Concordance.
+        pearson: Correlation.
+        rmse: Root of the mean squared error.
+        trials: Concordance of each trial by itself, for the log only.
+    """
+
+    ccc: float
+    pearson: float
+    rmse: float
+    trials: dict[str, float]
+
+
+@torch.no_grad()
+def predict(
+    model: AffectNet,
+    trials: Trials,
+    *,
+    size: int,
+    hop: int,
+    target: Target,
+    batch: int = 12,
+    without: Sequence[str] = (),
+) -> Predictions:
+    """Predicts every frame of every trial; where windows overlap, their mean counts.
+
+    Args:
+        model: The network.
+        trials: What it is shown.
+        size: Frames of a window.
+        hop: From one window to the next.
+        target: Which of the two the network tells.
+        batch: Windows at once.
+        without: Modalities to leave out.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    made: Predictions = {}
+    for i, length in enumerate(trials.lengths):
+        starts = window_starts(length, size, hop)
+        parts = []
+        for first in range(0, len(starts), batch):
+            windows = [Window(i, start) for start in starts[first : first + batch]]
+            cut = trials.batch(windows, size, target).to(device)
+            streams = {name: None if name in without else x for name, x in cut.streams.items()}
+            masks = {name: None if name in without else x for name, x in cut.masks.items()}
+            parts.append(model(streams, masks, encoded=trials.encoded is not None).float().cpu())
+        made[trials.features[i].name] = overlap_average(torch.cat(parts), starts, length)
+    return made
+
+
+def score(predictions: Mapping[str, Tensor], trials: Trials, target: Target) -> Scores:
+    """Compares predictions with the labels of the trials they are for."""
+    pairs = {}
+    for trial in trials.features:
+        if trial.name in predictions:
+            valid = torch.from_numpy(trial.valid)
+            label = torch.from_numpy(trial.labels[:, 0 if target == "valence" else 1])
+            pairs[trial.name] = predictions[trial.name][valid], label[valid]
+    if not pairs:
+        return Scores(0.0, 0.0, 0.0, {})
+    prediction, label = (torch.cat([pair[k] for pair in pairs.values()]) for k in (0, 1))
+    spread = float(prediction.std() * label.std())
+    covariance = ((prediction - prediction.mean()) * (label - label.mean())).sum() / (
+        len(label) - 1
+    )
+    return Scores(
+        ccc=_ccc(prediction, label),
+        pearson=float(covariance) / spread if spread > 1e-12 else 0.0,
+        rmse=float((prediction - label).square().mean().sqrt()),
+        trials={name: _ccc(*pair) for name, pair in pairs.items()},
+    )
+
+
+def smooth(series: Tensor, frames: int) -> Tensor:
+    """Clips to [-1, 1] and takes the moving mean over ``frames``, zeros beyond the ends."""
+    if frames <= 1:
+        return series
+    padded = torch.nn.functional.pad(series.clamp(-1, 1), (frames // 2, (frames - 1) // 2))
+    return padded.unfold(0, frames, 1).mean(-1)
+
+
+def _ccc(prediction: Tensor, label: Tensor) -> float:
+    if not len(label):
+        return 0.0
+    return float(concordance(prediction.double()[None], label.double()[None])[0])

@@ -1,0 +1,118 @@
+"""The rows of the table: which modalities a network sees and how it fuses them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from crossfuse import (
+    ConcatFusion,
+    CrossAttention,
+    JointCrossAttention,
+    LeaderFollowerAttention,
+    RecursiveCrossModalAttention,
+)
+from examples.affwild2.training.presets import Preset
+
+MODALITIES = ("face", "voice", "words")
+Dims = dict[str, int]
+FusionFactory = Callable[[Dims, Preset], nn.Module]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row.
+
+    Attributes:
+        title: What the table calls it.
+        fusion: Makes the fusion for the modalities' widths.
+        modalities: What it sees.
+    """
+
+    title: str
+    fusion: FusionFactory
+    modalities: tuple[str, ...] = MODALITIES
+
+
+def _concat(dims: Dims, preset: Preset) -> nn.Module:
+    return ConcatFusion(dims)
+
+
+def _leader(dims: Dims, preset: Preset) -> nn.Module:
+    return LeaderFollowerAttention(dims, leader=next(iter(dims)))
+
+
+def _cross(dims: Dims, preset: Preset) -> nn.Module:
+    return CrossAttention(dims)
+
+
+def _jca(*, stable: bool) -> FusionFactory:
+    def make(dims: Dims, preset: Preset) -> nn.Module:
+        return JointCrossAttention(
+            dims, preset.window, stable=stable, dropout=preset.attention_dropout
+        )
+
+    return make
+
+
+def _rcma(
+    *, stable: bool = False, joint: str | None = None, any_length: bool = False
+) -> FusionFactory:
+    def make(dims: Dims, preset: Preset) -> nn.Module:
+        released = preset.variant == "released" and not stable and not any_length
+        return RecursiveCrossModalAttention(
+            dims,
+            None if any_length else preset.window,
+            preset.steps,
+            joint=preset.joint if joint is None else joint,
+            dropout=preset.attention_dropout,
+            stable=stable,
+            variant="released" if released else "printed",
+        )
+
+    return make
+
+
+METHODS: dict[str, Method] = {
+    "face": Method("face alone", _concat, ("face",)),
+    "voice": Method("voice alone", _concat, ("voice",)),
+    "words": Method("words alone", _concat, ("words",)),
+    "concatenation": Method("concatenation", _concat),
+    "leader-follower": Method("leader-follower, the face leads", _leader),
+    "cross-attention": Method("cross-attention", _cross),
+    "jca": Method("JCA as printed", _jca(stable=False)),
+    "jca-stable": Method("JCA, stable", _jca(stable=True)),
+    "rcma": Method("RCMA as printed, joint of the others", _rcma()),
+    "rcma-all": Method("RCMA as printed, joint of all", _rcma(joint="all")),
+    "rcma-stable": Method(
+        "RCMA, stable, joint of the others", _rcma(stable=True, joint="others", any_length=True)
+    ),
+    "rcma-stable-all": Method(
+        "RCMA, stable, joint of all", _rcma(stable=True, joint="all", any_length=True)
+    ),
+    "rcma-stable-T": Method(
+        "RCMA, stable, with T (length=300)", _rcma(stable=True, joint="others")
+    ),
+}
+AVERAGE = "average"
+# What the library recommends where the relation between streams differs from person to person.
+RECOMMENDED = "rcma-stable-all"
+SHUFFLED = f"{RECOMMENDED}-shuffled"
+TITLES = {name: method.title for name, method in METHODS.items()} | {
+    AVERAGE: "mean of the three single predictions",
+    SHUFFLED: "RCMA, stable, joint of all; faces with another's voice and words",
+}
+SINGLE = MODALITIES
+
+
+def title_of(name: str, preset: Preset) -> str:
+    """What the table calls a row; the authors' preset has RCMA as released, not as printed."""
+    released = preset.variant == "released" and name.startswith("rcma")
+    return TITLES[name].replace("as printed", "as released") if released else TITLES[name]
+
+
+def find_method(name: str) -> Method:
+    """Looks a method up; raises ValueError with the names there are."""
+    if name not in METHODS:
+        raise ValueError(f"method {name!r}: there are {', '.join(METHODS)}")
+    return METHODS[name]
