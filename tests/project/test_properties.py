@@ -224,6 +224,27 @@ def test_modality_equivariant_catches_a_favourite() -> None:
         properties.modality_equivariant(unfair, unfair, x, None, order)
 
 
+def test_declared_in_any_order_catches_the_order() -> None:
+    class Declared(nn.Module):
+        """Concatenates in declared order, or sorted, and maps."""
+
+        def __init__(self, names: list[str], *, order: bool) -> None:
+            super().__init__()
+            self.names = names if order else sorted(names)
+            self.weight = nn.Parameter(torch.arange(10.0, dtype=torch.float64))
+
+        def forward(self, modalities: Structure, mask: Structure = None) -> Tensor:
+            return torch.cat([modalities[name] for name in self.names], dim=-1) * self.weight
+
+    for order in (False, True):
+        layer, other = (Declared(names, order=order) for names in (list("abc"), list("bca")))
+        if order:
+            with pytest.raises(AssertionError, match="another order: output '': off"):
+                properties.declared_in_any_order(layer, other, inputs())
+        else:
+            properties.declared_in_any_order(layer, other, inputs())
+
+
 def test_padding_invariant_catches_multiplying_by_the_mask() -> None:
     layer = Summing(clean=False)
 

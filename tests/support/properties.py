@@ -399,6 +399,20 @@ def modality_equivariant(
             )
 
 
+def declared_in_any_order(
+    layer: nn.Module, redeclared: nn.Module, modalities: Structure, mask: Structure = None
+) -> None:
+    """The layer built from its mapping in another order computes the same from the same state."""
+    __tracebackhide__ = True
+    redeclared.load_state_dict(layer.state_dict())
+    same_result(
+        evaluate(redeclared, modalities, mask),
+        evaluate(layer, modalities, mask),
+        "declared in another order",
+        tolerance_of(modalities),
+    )
+
+
 def padding_invariant(
     layer: Layer, modalities: Structure, mask: Structure = None, *, padding: int = 0
 ) -> None:

@@ -10,6 +10,7 @@ The twins take plain state dicts with the layers' own keys. Letters are the pape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -426,6 +427,86 @@ def leader_follower_attention(
         samples.append(torch.stack([step(sample, t) for t in range(like.shape[1])]))
     out = dims[leader] + len(dims) * width
     return torch.stack(samples) if samples else like.new_zeros(0, like.shape[1], out)
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Every row with mean 0 and (biased) variance 1, then scaled and shifted."""
+    rows = []
+    for row in x:
+        away = row - row.mean()
+        rows.append(away / (away.square().mean() + 1e-5).sqrt() * weight + bias)
+    return torch.stack(rows) if rows else x
+
+
+def _positions(at: Sequence[int], width: int) -> Tensor:
+    """The sinusoids of the positions: sin at even features, cos at odd ones."""
+    table = torch.zeros(len(at), width, dtype=torch.float64)
+    for n, t in enumerate(at):
+        for feature in range(width):
+            angle = t / 10000 ** ((feature - feature % 2) / width)
+            table[n, feature] = math.cos(angle) if feature % 2 else math.sin(angle)
+    return table
+
+
+def _transformer_block(state: State, key: str, heads: int, z: Tensor, source: Tensor) -> Tensor:
+    """Multi-head attention from z (n, k) to the source (m, k), then a feed-forward."""
+
+    def norm(part: str, x: Tensor) -> Tensor:
+        return _layer_norm(x, state[f"{key}.{part}.weight"], state[f"{key}.{part}.bias"])
+
+    seen, width = norm("source_norm", source), z.shape[1]
+    q = norm("target_norm", z) @ state[f"{key}.query.weight"].T
+    k, v = (seen @ state[f"{key}.{part}.weight"].T for part in ("key", "value"))
+    if source.shape[0]:  # attention to nothing adds nothing
+        per_head = []
+        for part in torch.arange(width).chunk(heads):
+            scores = q[:, part] @ k[:, part].T / len(part) ** 0.5
+            per_head.append(torch.softmax(scores, dim=1) @ v[:, part])
+        z = z + torch.cat(per_head, dim=1) @ state[f"{key}.output.weight"].T
+    wide = norm("hidden_norm", z) @ state[f"{key}.expand.weight"].T + state[f"{key}.expand.bias"]
+    narrow = torch.relu(wide) @ state[f"{key}.contract.weight"].T
+    return z + narrow + state[f"{key}.contract.bias"]
+
+
+def cross_modal_transformer(
+    state: State,
+    modalities: Structure,
+    mask: Structure = None,
+    *,
+    dims: Mapping[str, int],
+    heads: int,
+    depth: int,
+) -> Structure:
+    """MulT (ACL 2019): cross-modal blocks per pair, concatenated, then self-attention blocks.
+
+    Keys and values of every block come from the embedded source, not from another block.
+    """
+
+    def fuse(sample: Sample) -> Sample:
+        low = {}
+        for name, (x, at) in sample.items():
+            weight, bias = state[f"embed.{name}.weight"], state[f"embed.{name}.bias"]
+            low[name] = x @ weight.T + bias + _positions(at, len(bias))
+        fused = {}
+        for name, stream in sample.items():
+            key, results = f"targets.{name}", []
+            for source in sorted(dims):
+                if source == name:
+                    continue
+                z = low[name]
+                for n in range(depth):
+                    block = f"{key}.pairs.{source}.{n}"
+                    z = _transformer_block(state, block, heads, z, low[source])
+                results.append(z)
+            z = torch.cat(results, dim=1)
+            for n in range(depth):
+                z = _transformer_block(state, f"{key}.self_attention.{n}", heads, z, z)
+            z = _layer_norm(z, state[f"{key}.norm.weight"], state[f"{key}.norm.bias"])
+            y = z @ state[f"{key}.output.weight"].T + state[f"{key}.output.bias"]
+            fused[name] = Stream(stream.rows + y, stream.at)
+        return fused
+
+    return _per_sample(fuse, modalities, mask, dims)
 
 
 def concordance(x: Tensor, y: Tensor, *, mixed_moments: bool = False) -> Tensor:
