@@ -28,7 +28,8 @@ from examples.affwild2.synthetic import ceilings, generate
 from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones, save_backbones
 from examples.affwild2.training import presets
-from examples.affwild2.training.assemble import SETUP, Weights, read_saved
+from examples.affwild2.training.assemble import SETUP, missing_weights, read_saved
+from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.presets import PRESETS, Changes
 from examples.affwild2.training.runs import CHECKPOINT
 from tests.support import affwild2
@@ -73,7 +74,7 @@ def test_from_mp4_to_the_challenge_file(
     values = np.array([row.split(",")[1:] for row in rows[1:]], float)
     assert np.abs(values).max() <= 1
     assert values.std() > 0
-    with pytest.raises(ValueError, match="tells arousal, not valence"):
+    with pytest.raises(ValueError, match="predicts arousal, not valence"):
         Predict(trained / "arousal", trained / "valence", sample, out, cpu=True).run(_console())
 
 
@@ -89,19 +90,19 @@ def test_two_networks_have_the_challenges_score(trained: Path) -> None:
     assert len(each) == 2
     (score,) = _figures(said, r"the challenge's score: (-?\d\.\d{4})")
     assert score == pytest.approx(sum(each) / 2, abs=1e-4)
-    with pytest.raises(ValueError, match="evaluate: both runs tell valence"):
+    with pytest.raises(ValueError, match="evaluate: both runs predict valence"):
         Evaluate(trained / "valence", trained / "valence", cpu=True).run(_console())
 
 
 def test_a_network_is_scored_with_and_without_modalities(trained: Path) -> None:
-    told = []
+    found = []
     for options in ({}, {"without": ("voice",)}, {"smooth": (20, 0)}, {"smooth": (0, 50)}):
         console = _console()
         Evaluate(trained / "valence", cpu=True, **options).run(console)
-        told += _figures(console.export_text(), r"all frames: CCC (-?\d\.\d{4})")
-    assert told[0] != told[1]
-    assert told[0] != told[2]
-    assert told[0] == told[3], "the second number is for arousal"
+        found += _figures(console.export_text(), r"all frames: CCC (-?\d\.\d{4})")
+    assert found[0] != found[1]
+    assert found[0] != found[2]
+    assert found[0] == found[3], "the second number is for arousal"
 
 
 def test_a_refused_run_leaves_the_first_as_it_was(trained: Path) -> None:
@@ -222,7 +223,7 @@ def test_the_full_presets_train_on_bert_words(
     worded: Path, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The words alone: IR-50 and VGGish would take hours here."""
-    narrow = replace(PRESETS[preset], widths=((8,), (8,), (8, 8)))
+    narrow = replace(PRESETS[preset], widths={"face": (8,), "voice": (8,), "words": (8, 8)})
     monkeypatch.setitem(PRESETS, preset, narrow)
     console = _console()
     Train(
@@ -253,7 +254,9 @@ def test_the_full_presets_train_on_bert_words(
 def test_a_table_of_the_full_preset(
     worded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PRESETS, "paper", replace(PRESETS["paper"], widths=((8,),) * 3))
+    monkeypatch.setitem(
+        PRESETS, "paper", replace(PRESETS["paper"], widths=dict.fromkeys(NAMES, (8,)))
+    )
     command = TableCommand(
         worded / "features",
         tmp_path,
@@ -279,14 +282,14 @@ def test_word_vectors_are_asked_for(trained: Path, tmp_path: Path) -> None:
         Train(trained / "features", tmp_path, method="words", cpu=True).run(_console())
 
 
-def test_backbones_without_weights_are_told() -> None:
+def test_backbones_without_weights_are_reported() -> None:
     from examples.affwild2.training.runs import Run
 
     run = Run("rcma", "valence", PRESETS["paper"])
-    told = Weights(vggish=Path("v.pth")).missing(run)
-    assert told == ["IR-50 starts from random weights (no --ir50 FILE): a dry run"]
-    assert Weights().missing(replace(run, method="words")) == []
-    assert Weights().missing(replace(run, preset=PRESETS["demo"])) == []
+    found = missing_weights(run, Weights(vggish=Path("v.pth")))
+    assert found == ["IR-50 starts from random weights (no --ir50 FILE): a dry run"]
+    assert missing_weights(replace(run, method="words"), Weights()) == []
+    assert missing_weights(replace(run, preset=PRESETS["demo"]), Weights()) == []
 
 
 # The command line
@@ -340,7 +343,7 @@ def test_every_number_of_a_preset_has_its_source() -> None:
 def test_data_of_the_demo_is_made_once_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Stop(Exception):  # stands for a kill
+    class Stop(Exception):  # simulates a kill
         pass
 
     def stopped(*_: object) -> None:

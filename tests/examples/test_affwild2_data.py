@@ -54,16 +54,16 @@ def _truth(root: Path) -> dict[str, dict[str, np.ndarray]]:
 @given(seed=seeds, frames=st.integers(1, 90))
 def test_switches_change_signs_only(seed: int, frames: int) -> None:
     plain = latents.simulate(frames, Switches(0.0, 1e-9), _generator(seed))
-    riddle = latents.simulate(frames, Switches(1.0, 1.0), _generator(seed))
-    np.testing.assert_array_equal(plain.affect, riddle.affect)
-    np.testing.assert_array_equal(plain.labels, riddle.labels)
-    np.testing.assert_array_equal(plain.utterance, riddle.utterance)
+    flipped = latents.simulate(frames, Switches(1.0, 1.0), _generator(seed))
+    np.testing.assert_array_equal(plain.affect, flipped.affect)
+    np.testing.assert_array_equal(plain.labels, flipped.labels)
+    np.testing.assert_array_equal(plain.utterance, flipped.utterance)
     assert not plain.sarcastic.any()
-    assert riddle.sarcastic.all()
-    assert (plain.polarity, riddle.polarity) == (1, -1)
+    assert flipped.sarcastic.all()
+    assert (plain.polarity, flipped.polarity) == (1, -1)
     for name, cue in plain.cues.items():
         sign = -1 if name in {"word", "timbre"} else 1
-        np.testing.assert_array_equal(sign * cue, riddle.cues[name])
+        np.testing.assert_array_equal(sign * cue, flipped.cues[name])
 
 
 @given(seed=seeds, frames=st.integers(1, 200))

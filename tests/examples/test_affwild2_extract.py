@@ -232,7 +232,7 @@ def test_a_video_without_pictures_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
-def test_a_video_without_sound_tells_its_rate(tmp_path: Path, suffix: str) -> None:
+def test_a_video_without_sound_has_a_rate(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=24)
@@ -525,14 +525,14 @@ def test_speech_is_recognised_where_there_is_no_transcript(one_trial: Path, tmp_
     samples = audio.read_audio(one_trial / "audio/video2.wav")[: 2 * 16_000]
     soundfile.write(one_trial / "audio/video2.wav", samples, 16_000)
     report = extract(one_trial, tmp_path / "out", ExtractOptions(asr=True))
-    (told,) = _told(report)
-    assert told.endswith("audio/video2.wav: ends 19.3 s before the video; its end is repeated")
+    (found,) = _describe(report)
+    assert found.endswith("audio/video2.wav: ends 19.3 s before the video; its end is repeated")
     (trial,) = load_features(tmp_path / "out")
     assert trial.word_ids is not None
     assert len(trial.word_ids) == len(text.recognise(samples))
 
 
-def _told(report: Report) -> list[str]:
+def _describe(report: Report) -> list[str]:
     """The problems of ``one_trial``, which has neither validation nor test."""
     absent = ("no test trials", "no validation trials")
     return [problem for problem in report.problems if not problem.endswith(absent)]
@@ -566,7 +566,7 @@ def _empty(folder: str) -> Callable[[Path], None]:
 LABELS = f"{layout.ANNOTATIONS['train'][0]}/video2.txt"
 FACE = "cropped_aligned/video2/00040.jpg"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
-    # what is done, the one line that tells of it, what is absent afterwards
+    # what is done, the one line that reports it, what is absent afterwards
     "empty face": (_replace(FACE, b""), f"{FACE}: is empty; the frame is black", {"face"}),
     "cut face": (_truncate(FACE), f"{FACE}: is no whole JPEG", {"face"}),
     "png face": (
@@ -621,7 +621,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     ),
     "no rate": (
         _replace("frame_rates.csv", None),
-        "video2: no file tells its frame rate; the voice and the words are absent",
+        "video2: no file gives its frame rate; the voice and the words are absent",
         {"sound", "words"},
     ),
     "nan labels": (
@@ -650,10 +650,10 @@ def test_damage_is_one_line_and_the_rest_is_used(
     damage, line, absent = DAMAGES[name]
     damage(one_trial)
     report = extract(one_trial, tmp_path / "out")
-    told = _told(report)
-    assert len(told) == 1, told
-    assert line in told[0]
-    assert "\n" not in told[0]
+    found = _describe(report)
+    assert len(found) == 1, found
+    assert line in found[0]
+    assert "\n" not in found[0]
     (trial,) = load_features(tmp_path / "out")
     assert (trial.mel is None) == ("sound" in absent)
     assert (trial.word_index.max() < 0) == ("words" in absent)
@@ -667,7 +667,7 @@ def test_damage_is_one_line_and_the_rest_is_used(
 
 
 def extract_again(root: Path, out: Path, first: Report) -> Report:
-    """Runs again; what was written is complete now, and the problems are told again."""
+    """Runs again; what was written is complete now, and the problems are reported again."""
     again = extract(root, out)
     assert (again.written, again.complete) == ((), first.written)
     return Report(again.complete, (), again.left_out, again.problems)
@@ -710,12 +710,12 @@ def test_a_test_trial_without_any_length_is_left_out(tmp_path: Path) -> None:
     Image.new("RGB", (112, 112)).save(faces / "00003.jpg")
     report = extract(tmp_path / "tree", tmp_path / "out")
     assert report.left_out == ("video1",)
-    assert any("holds no face, and no other file tells its length" in p for p in report.problems)
+    assert any("holds no face, and no other file gives its length" in p for p in report.problems)
     (trial,) = load_features(tmp_path / "out", "test")
     assert len(trial) == 3
 
 
-def test_the_command_tells_every_problem(one_trial: Path, tmp_path: Path) -> None:
+def test_the_command_prints_every_problem(one_trial: Path, tmp_path: Path) -> None:
     (one_trial / FACE).write_bytes(b"")
     console = Console(record=True, width=400, quiet=False, file=(tmp_path / "log").open("w"))
     Extract(one_trial, tmp_path / "out").run(console)

@@ -1,4 +1,4 @@
-"""The Aff-Wild2 example's table, pictures and report: what they tell, and that nothing is mixed."""
+"""The Aff-Wild2 example's table, pictures and report: what they show, and that nothing is mixed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rich.console import Console
 
 from examples.affwild2.commands.table import show
 from examples.affwild2.dataset.progress import follow
-from examples.affwild2.dataset.trials import encode
 from examples.affwild2.results.plots import _gaps, plot_bars, plot_correlations, plot_curves
 from examples.affwild2.results.report import write_report
 from examples.affwild2.results.table import (
@@ -33,6 +32,7 @@ from examples.affwild2.results.table import (
 )
 from examples.affwild2.training.presets import AUTHORS, DEMO
 from examples.affwild2.training.runs import Run, build
+from examples.affwild2.training.trials import encode
 from examples.tables import markdown
 from tests.support.affwild2 import SMALL, backbones, trials
 
@@ -42,22 +42,22 @@ def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fi
     return replace(row, **changes)
 
 
-def test_verdicts_tell_gains_and_losses_alike() -> None:
+def test_verdicts_list_gains_and_losses_alike() -> None:
     rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
-    told = list(verdicts([*rows, _row("rcma-stable-all", 0.5)]))
-    assert told == [
+    found = list(verdicts([*rows, _row("rcma-stable-all", 0.5)]))
+    assert found == [
         "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
         "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
     ]
     *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable-all", 0.5)])
-    assert last.endswith("RCMA as printed, joint of the others: -0.100 valence CCC, not ahead")
+    assert last.endswith("RCMA as published, joint of the others: -0.100 valence CCC, not ahead")
     assert "-0.100 valence CCC, short of +0.05" in next(
         verdicts([*rows, _row("rcma-stable-all", 0.3)])
     )
     assert list(verdicts(rows)) == []
 
 
-def test_the_overview_puts_kinds_of_data_side_by_side() -> None:
+def test_the_overview_has_a_column_per_kind_of_data() -> None:
     rows = (
         _row("face", 0.4, runs=(0.3, 0.5)),
         _row("rcma", 0.3, data="y"),
@@ -179,14 +179,14 @@ def test_only_generated_data_is_called_generated_and_has_ceilings() -> None:
     assert next(real.groups())[0] == "valence, data: x"
 
 
-def test_the_papers_numbers_stand_in_a_column_of_their_own() -> None:
+def test_the_papers_numbers_have_their_own_column() -> None:
     table = make_table([_result("rcma", 0, 0.25), _result("jca", 0, 0.125)], {}, DEMO)
     assert {row.method: row.paper for row in table.rows} == {"rcma": 0.585, "jca": None}
     console = Console(record=True, width=120, quiet=False, file=StringIO())
     show(console, table)
     (line,) = [line for line in console.export_text().splitlines() if "RCMA" in line]
     cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
-    assert cells == ["RCMA as printed, joint of the others", "0.250", "", "", "0.585"]
+    assert cells == ["RCMA as published, joint of the others", "0.250", "", "", "0.585"]
 
 
 def test_the_authors_preset_is_called_released() -> None:
@@ -196,7 +196,7 @@ def test_the_authors_preset_is_called_released() -> None:
 
 @given(kept=st.lists(st.booleans(), min_size=2, max_size=30), fps=st.sampled_from([15.0, 29.97]))
 def test_lines_break_exactly_where_frames_were_left_out(kept: list[bool], fps: float) -> None:
-    index = np.flatnonzero([True, True, *kept])  # two neighbours tell how long a frame is
+    index = np.flatnonzero([True, True, *kept])  # two neighbours give how long a frame is
     gaps = _gaps(index / fps)
     assert gaps.tolist() == [i for i in range(1, len(index)) if index[i] - index[i - 1] > 1]
 

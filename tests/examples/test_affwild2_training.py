@@ -22,10 +22,12 @@ from crossfuse import ConcordanceLoss
 from examples.affwild2.dataset.challenge import read_sample_lengths, write_challenge_file
 from examples.affwild2.dataset.folds import Window, list_windows, make_fold
 from examples.affwild2.dataset.layout import DamagedFile
-from examples.affwild2.dataset.trials import Batch, Trials, encode, shuffle_partners
+from examples.affwild2.network.backbones import Vectors
 from examples.affwild2.network.batch_norm import MaskedBatchNorm
+from examples.affwild2.training.assemble import make_backbones, make_trials
 from examples.affwild2.training.evaluate import predict, score, smooth
-from examples.affwild2.training.methods import METHODS, MODALITIES, find_method
+from examples.affwild2.training.methods import METHODS, find_method
+from examples.affwild2.training.modalities import MODALITIES, NAMES, Encoding, tcn_widths
 from examples.affwild2.training.presets import AUTHORS, DEMO, PAPER, Preset
 from examples.affwild2.training.runs import (
     CHECKPOINT,
@@ -33,12 +35,12 @@ from examples.affwild2.training.runs import (
     Progress,
     Run,
     build,
-    load_run,
     read_checkpoint,
     run_from,
 )
 from examples.affwild2.training.schedule import release, set_training, warmup_rate
 from examples.affwild2.training.train import _Session, train
+from examples.affwild2.training.trials import Batch, Trials, encode, shuffle_partners
 from tests.support.affwild2 import SMALL
 from tests.support.affwild2 import backbones as _backbones
 from tests.support.affwild2 import features as _features
@@ -67,14 +69,14 @@ def _run(method: str = "rcma-stable", preset: Preset = SMALL, **changes: Any) ->
     ("length", "starts"),
     [(450, [0, 150]), (501, [0, 200, 201]), (700, [0, 200, 400]), (120, [0]), (300, [0])],
 )
-def test_windows_of_item_18(length: int, starts: list[int]) -> None:
+def test_windows_start_where_the_protocol_says(length: int, starts: list[int]) -> None:
     assert list_windows([5, length], 300, 200) == [
         Window(0, 0),
         *(Window(1, start) for start in starts),
     ]
 
 
-def test_folds_of_item_20() -> None:
+def test_folds_are_those_of_the_protocol() -> None:
     training = [f"{i:03d}" for i in range(356)]
     validation = [f"v{i:02d}" for i in range(76)]
     official = make_fold(list(reversed(training)), validation, 0)
@@ -187,10 +189,28 @@ def test_frames_and_their_features_give_the_same_prediction() -> None:
 
 
 def test_a_voice_without_sound_is_a_missing_modality() -> None:
-    silent = Trials([_features("s", 40, sound=False)], MODALITIES)
+    silent = Trials([_features("s", 40, sound=False)], NAMES)
     masks = silent.batch([Window(0, 0)], 30, "valence").masks
     assert not masks["voice"].any()
     assert masks["face"].all()
+
+
+def test_an_encoding_is_all_that_a_run_needs_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    bands = Encoding(
+        read=lambda cut: torch.from_numpy(cut.trial.patches(cut.start, cut.stop)).mean(1),
+        widths=(4,),
+        build=lambda weights, words_dim: Vectors(64),
+    )
+    monkeypatch.setitem(MODALITIES["voice"].encodings, "full", bands)
+    preset = replace(SMALL, backbones="full", cache=False, widths=tcn_widths("full"))
+    run = _run("voice", preset)
+    backbones = make_backbones(run, words_dim=0)
+    trials = make_trials(run, list(_trials().features), (0.0, 1.0), backbones)
+    batch = trials.batch([Window(0, 0), Window(1, 5)], 30, "valence")
+    model = build(run, backbones)
+    assert batch.streams["voice"].shape == (2, 30, 64)
+    assert model.state_dict()["encoders.branches.voice.norm.weight"].shape == (4,)
+    assert model(batch.streams, batch.masks).shape == (2, 30)
 
 
 def test_shuffled_partners_keep_the_face_and_change_the_rest() -> None:
@@ -207,7 +227,7 @@ def test_shuffled_partners_keep_the_face_and_change_the_rest() -> None:
 # The protocol
 
 
-def test_the_repetitive_warm_up_of_item_34() -> None:
+def test_the_repetitive_warm_up() -> None:
     rates = [[warmup_rate(PAPER, e, b, 10) for b in range(10)] for e in range(5)]
     for e, epoch in enumerate(rates):
         assert epoch == pytest.approx([1e-4 * b * (e + 1) / 250 for b in range(10)])
@@ -247,7 +267,7 @@ class Released(nn.Module):
         return [list(part.parameters()) for part in self.maps]
 
 
-def test_stages_of_item_36(tmp_path: Path) -> None:
+def test_stages_release_group_after_group(tmp_path: Path) -> None:
     """A stage lasts 5 + 24 epochs where nothing gets better, and 1e-8 is not below 1e-8."""
     preset = replace(
         SMALL,
@@ -315,7 +335,7 @@ class Normed(nn.Module):
 @pytest.mark.parametrize("keep_frozen", [True, False])
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_frozen_layers_keep_their_statistics(stage: int, keep_frozen: bool) -> None:
-    """Item 24: of a backbone that is half free, the frozen half does not move."""
+    """Of a backbone that is half free, the frozen half does not move."""
     model = build(_run("face"), {"face": Normed()})
     release(model, stage)
     set_training(model, keep_frozen=keep_frozen)
@@ -379,13 +399,14 @@ def test_backbones_move_only_once_they_are_free(tmp_path: Path) -> None:
 
 def test_training_lowers_the_loss_and_keeps_the_best(tmp_path: Path) -> None:
     backbones, raw = _backbones(), _trials()
-    told = [{"face": torch.from_numpy(t.labels[:, [0, 1, 0]])} for t in raw.features]
-    training = replace(raw, modalities=("face",), encoded=told)
+    labels = [{"face": torch.from_numpy(t.labels[:, [0, 1, 0]])} for t in raw.features]
+    training = replace(raw, modalities=("face",), encoded=labels)
     preset = replace(SMALL, epochs=12, feature_noise=0.0, learning_rate=1e-2)
     run = _run("face", preset)
     progress = train(run, tmp_path, backbones, training, training)
     assert progress.log[-1]["loss"] < progress.log[0]["loss"] - 0.1
-    model = load_run(tmp_path, run, backbones)
+    model = build(run, backbones)
+    model.load_state_dict(read_checkpoint(tmp_path)["best"])
     made = predict(model, training, size=30, hop=20, target="valence")
     assert score(made, training, "valence").ccc == pytest.approx(progress.best, abs=1e-6)
     assert progress.best == max(row["ccc"] for row in progress.log)
@@ -482,7 +503,7 @@ def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
     assert (tmp_path / LOG).read_text().startswith("epoch,stage,rate,loss,ccc")
 
 
-def test_an_unknown_method_is_told() -> None:
+def test_an_unknown_method_is_reported() -> None:
     with pytest.raises(ValueError, match="method 'rmca': there are face, voice"):
         find_method("rmca")
 
@@ -509,7 +530,7 @@ def test_predictions_are_those_of_a_naive_twin(seed: int, lengths: list[int]) ->
     model = build(_run("voice"), _backbones()).eval()
     made = predict(model, trials, size=30, hop=20, target="valence", batch=2)
     for i, length in enumerate(lengths):
-        told: list[list[float]] = [[] for _ in range(length)]
+        collected: list[list[float]] = [[] for _ in range(length)]
         starts = [s for s in range(0, length, 20) if s + 30 <= length]
         if not starts or starts[-1] + 30 < length:
             starts.append(max(length - 30, 0))
@@ -521,8 +542,8 @@ def test_predictions_are_those_of_a_naive_twin(seed: int, lengths: list[int]) ->
             with torch.no_grad():
                 out = model({"voice": padded}, {"voice": mask}, encoded=True)[0]
             for k in range(len(x)):
-                told[start + k].append(float(out[k]))
-        expected = torch.tensor([sum(values) / len(values) for values in told])
+                collected[start + k].append(float(out[k]))
+        expected = torch.tensor([sum(values) / len(values) for values in collected])
         torch.testing.assert_close(made[f"t{i}"], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -574,8 +595,8 @@ def test_the_challenge_file_keeps_the_samples_own_rows(tmp_path: Path) -> None:
     rows = ["a/00003.jpg", "b/00001.jpg", "a/00002.jpg"]
     sample.write_text("\n".join(["image_location,valence,arousal", *(f"{r},0,0" for r in rows)]))
     assert read_sample_lengths(sample) == {"a": 3, "b": 1}
-    told = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([0.9])}
-    write_challenge_file(tmp_path / "out.txt", sample, told, told)
+    predictions = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([0.9])}
+    write_challenge_file(tmp_path / "out.txt", sample, predictions, predictions)
     written = [line.split(",")[:2] for line in (tmp_path / "out.txt").read_text().splitlines()[1:]]
     assert written == [
         ["a/00003.jpg", "0.300000"],
@@ -585,7 +606,7 @@ def test_the_challenge_file_keeps_the_samples_own_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("row", ["a,0,0", "/00001.jpg,0,0", "a/x.jpg,0,0", "a/00000.jpg,0,0", ""])
-def test_a_damaged_row_of_the_sample_is_told(tmp_path: Path, row: str) -> None:
+def test_a_damaged_row_of_the_sample_is_reported(tmp_path: Path, row: str) -> None:
     sample = tmp_path / "sample.txt"
     sample.write_text(f"image_location,valence,arousal\n{row}\na/00001.jpg,0,0\n")
     with pytest.raises(DamagedFile, match=r"line 2 must be 'trial/00001\.jpg,0,0', found"):

@@ -1,4 +1,4 @@
-"""Generated trees and made-up trials for the tests of the Aff-Wild2 example."""
+"""Generated trees and random trials for the tests of the Aff-Wild2 example."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from examples.affwild2.dataset.features import Features
-from examples.affwild2.dataset.trials import Trials
 from examples.affwild2.synthetic.generate import make_data
 from examples.affwild2.synthetic.pretrain import build_backbones
-from examples.affwild2.training.methods import MODALITIES
+from examples.affwild2.training.modalities import NAMES
 from examples.affwild2.training.presets import DEMO
+from examples.affwild2.training.trials import Trials
 
 SMALL = replace(
     DEMO,
@@ -25,7 +25,7 @@ SMALL = replace(
     train_hop=20,
     batch=4,
     epochs=4,
-    widths=((5,), (4,), (3,)),
+    widths={"face": (5,), "voice": (4,), "words": (3,)},
     head_width=6,
 )
 
@@ -61,7 +61,7 @@ def features(name: str, frames: int, *, sound: bool = True, seed: int = 0) -> Fe
 
 def trials(lengths: tuple[int, ...] = (47, 30, 12, 64), seed: int = 0) -> Trials:
     made = [features(f"t{i}", length, seed=seed + i) for i, length in enumerate(lengths)]
-    return Trials(made, MODALITIES)
+    return Trials(made, NAMES)
 
 
 def backbones() -> dict[str, nn.Module]:

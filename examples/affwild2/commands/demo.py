@@ -1,6 +1,6 @@
 """Runs everything on generated data: make-data, extract, table, pictures, report.
 
-The small demo makes four kinds of data, with both riddles, with one, and with none, so that the
+The small demo makes four kinds of data, with both confounders, with one, and with none, so that the
 table shows which fusion is for what.
 """
 
@@ -20,19 +20,19 @@ from examples.affwild2.results.table import Table
 from examples.affwild2.synthetic.generate import Size, make_data
 from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
-from examples.affwild2.training.assemble import Weights
 from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE
+from examples.affwild2.training.modalities import Weights
 from examples.affwild2.training.presets import DEMO
 
-BOTH = "both riddles"
+BOTH = "both confounders"
 KINDS = {
     BOTH: Switches(0.25, 0.5),
     "idiosyncrasy": Switches(0.0, 0.5),
     "sarcasm": Switches(0.25, 0.0),
-    "no riddle": Switches(0.0, 0.0),
+    "no confounder": Switches(0.0, 0.0),
 }
-JUDGED = (*SINGLE, AVERAGE, "concatenation", "rcma", "rcma-stable", RECOMMENDED, SHUFFLED)
-OTHERS = (
+MAIN = (*SINGLE, AVERAGE, "concatenation", "rcma", "rcma-stable", RECOMMENDED, SHUFFLED)
+REST = (
     "leader-follower",
     "cross-attention",
     "jca",
@@ -70,7 +70,7 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
     Args:
         out: Where everything goes; a run that was stopped goes on.
         size: tiny (about a minute, for a look at the machinery) or small.
-        seed: Of the data; the networks have seeds of their own.
+        seed: Of the data; the networks have their own seeds.
         processes: Of one thread each.
     """
     kinds = KINDS if size == "small" else {BOTH: KINDS[BOTH]}
@@ -87,8 +87,8 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
         if trained is not None:
             save_backbones(backbones, trained.result())
     plans = [
-        Plan(BOTH, JUDGED, seeds=seeds),
-        Plan(BOTH, OTHERS, seeds=seeds[:2]),
+        Plan(BOTH, MAIN, seeds=seeds),
+        Plan(BOTH, REST, seeds=seeds[:2]),
         *(Plan(kind, FEW, seeds=seeds[:2]) for kind in list(kinds)[1:]),
         Plan(BOTH, FEW, ("arousal",), seeds=seeds[:1]),
     ]
@@ -99,7 +99,7 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
         "seed of the data": seed,
         "seeds of the networks": ", ".join(map(str, seeds)) + "; where fewer, the first of them",
         "folds": "the official split",
-        **{f"data: {kind}": _told(switches) for kind, switches in kinds.items()},
+        **{f"data: {kind}": _describe(switches) for kind, switches in kinds.items()},
     }
     note = "Tiny: two epochs on six trials exercise the machinery; the numbers mean nothing."
     write_report(
@@ -108,5 +108,5 @@ def run_demo(out: Path, *, size: Size = "small", seed: int = 0, processes: int =
     return table
 
 
-def _told(switches: Switches) -> str:
+def _describe(switches: Switches) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in vars(switches).items())

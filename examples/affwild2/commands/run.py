@@ -10,25 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.affwild2.dataset.challenge import write_challenge_file
-from examples.affwild2.dataset.trials import TARGETS, Target
 from examples.affwild2.results.pictures import draw_run, draw_table
 from examples.affwild2.results.report import write_report
 from examples.affwild2.results.table import read_table
 from examples.affwild2.training.assemble import (
     Saved,
-    Weights,
     make_accelerator,
+    missing_weights,
     prepare,
     read_saved,
     write_setup,
 )
 from examples.affwild2.training.evaluate import Predictions, Scores, score, smooth
 from examples.affwild2.training.methods import find_method
+from examples.affwild2.training.modalities import Name, Weights
 from examples.affwild2.training.presets import PRESETS, Changes
 from examples.affwild2.training.runs import Run
 from examples.affwild2.training.train import train
-
-Modality = Literal["face", "voice", "words"]
+from examples.affwild2.training.trials import TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Train:
         made = prepare(run, self.features, self.weights)
         if accelerator.is_main_process:
             write_setup(self.out, run, self.features, made, resume=self.resume)
-            for line in self.weights.missing(run):
+            for line in missing_weights(run, self.weights):
                 console.print(line, style="yellow", highlight=False)
         done = train(
             run,
@@ -86,7 +85,7 @@ class Train:
             made.validation,
             accelerator=accelerator,
             resume=self.resume,
-            tell=lambda row: _tell_epoch(console, row) if accelerator.is_main_process else None,
+            report=lambda row: _print_epoch(console, row) if accelerator.is_main_process else None,
         )
         if accelerator.is_main_process:
             console.print(
@@ -102,7 +101,7 @@ class Evaluate:
     Attributes:
         run_folder: What train wrote.
         other: The run of the other target: then the challenge's score, the mean of both
-            concordances, is told too.
+            concordances, is printed too.
         features: Where the trials are; None takes those that it was trained with.
         partition: train or validation, of the run's fold.
         without: Modalities to leave out, as if they were missing.
@@ -115,7 +114,7 @@ class Evaluate:
     other: Path | None = None
     features: Path | None = None
     partition: Literal["train", "validation"] = "validation"
-    without: tuple[Modality, ...] = ()
+    without: tuple[Name, ...] = ()
     smooth: tuple[int, int] = (0, 0)
     cpu: bool = False
 
@@ -125,12 +124,12 @@ class Evaluate:
             if folder is not None:
                 saved = read_saved(folder, self.features)
                 if saved.run.target in reached:
-                    raise ValueError(f"evaluate: both runs tell {saved.run.target}")
-                reached[saved.run.target] = self._tell(console, saved).ccc
+                    raise ValueError(f"evaluate: both runs predict {saved.run.target}")
+                reached[saved.run.target] = self._report(console, saved).ccc
         if len(reached) == len(TARGETS):
             console.print(f"the challenge's score: {sum(reached.values()) / len(reached):.4f}")
 
-    def _tell(self, console: Console, saved: Saved) -> Scores:
+    def _report(self, console: Console, saved: Saved) -> Scores:
         trials = saved.trials(self.partition)
         made = saved.predict(trials, without=self.without, cpu=self.cpu)
         frames = self.smooth[TARGETS.index(saved.run.target)]
@@ -153,8 +152,8 @@ class Predict:
     """Writes the challenge's file for the test trials from two trained networks.
 
     Attributes:
-        valence: Folder of the run that tells valence.
-        arousal: Folder of the run that tells arousal.
+        valence: Folder of the run that predicts valence.
+        arousal: Folder of the run that predicts arousal.
         sample: The challenge's sample file, which fixes order and lengths.
         out: The file to write.
         features: Where the test trials are; None takes those that they were trained with.
@@ -177,7 +176,7 @@ class Predict:
         ):
             saved = read_saved(folder, self.features)
             if saved.run.target != target:
-                raise ValueError(f"predict: {folder} tells {saved.run.target}, not {target}")
+                raise ValueError(f"predict: {folder} predicts {saved.run.target}, not {target}")
             predictions = saved.predict(saved.trials("test"), cpu=self.cpu)
             made.append(_smoothed(predictions, frames))
         absent = write_challenge_file(self.out, self.sample, *made)
@@ -213,7 +212,7 @@ class Plot:
             console.print(f"wrote {path}")
 
 
-def _tell_epoch(console: Console, row: Mapping[str, float]) -> None:
+def _print_epoch(console: Console, row: Mapping[str, float]) -> None:
     console.print(
         f"epoch {row['epoch'] + 1}, stage {row['stage']}: loss {row['loss']:.4f}, "
         f"validation CCC {row['ccc']:.4f}, rate {row['rate']:.1e}, {row['seconds']:.0f} s",

@@ -1,4 +1,4 @@
-"""The commands that train every method: on features at hand, or from made data to a report."""
+"""The commands that train every method: on features at hand, or from synthetic data to a report."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table as Lines
 
 from examples.affwild2.commands.demo import run_demo
-from examples.affwild2.dataset.trials import TARGETS, Target
 from examples.affwild2.results.sweep import Plan, describe, run_table
 from examples.affwild2.results.table import Table, overview
 from examples.affwild2.synthetic.generate import Size
 from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
-from examples.affwild2.training.assemble import Weights
 from examples.affwild2.training.methods import AVERAGE, SHUFFLED, SINGLE, TITLES
+from examples.affwild2.training.modalities import Weights
 from examples.affwild2.training.presets import PRESETS, Changes
+from examples.affwild2.training.trials import TARGETS, Target
 from examples.tables import markdown, put_between
 
 
@@ -24,7 +24,7 @@ from examples.tables import markdown, put_between
 class TableCommand:
     """Trains every method over seeds and folds on one set of features; writes table.json.
 
-    The folds other than 0 have rows of their own: their scores are not those of the official split.
+    The folds other than 0 have their own rows: their scores are not those of the official split.
 
     Attributes:
         features: What extract wrote, from real or from generated data.
@@ -112,7 +112,7 @@ class Demo:
 
 
 def show(console: Console, table: Table) -> None:
-    """Prints a table; the paper's numbers stand in a column of their own."""
+    """Prints a table; the paper's numbers have their own column."""
     for title, rows in table.groups():
         lines = Lines(title=title)
         for column in ("method", "CCC", "spread", "ceiling", "paper, on Aff-Wild2"):

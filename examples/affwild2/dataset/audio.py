@@ -7,8 +7,6 @@ gather it when it is needed (``gather_patches``) rather than storing 96 rows per
 
 Joint cross-attention (what the paper's text describes): 44.1 kHz, power in dB, 64×107 per 32 video
 frames at 30 fps. An option: it does not fit VGGish.
-
-For others: ``read_audio``, ``log_mel``, ``patch_rows``, ``gather_patches``, ``decibel_patches``.
 """
 
 from pathlib import Path
@@ -182,5 +180,5 @@ def _read_track(path: Path) -> tuple[Floats, int]:
 
 
 def _last_line(error: Exception) -> str:
-    told = str(getattr(error, "strerror", None) or error).strip()
-    return told.splitlines()[-1] if told else type(error).__name__
+    message = str(getattr(error, "strerror", None) or error).strip()
+    return message.splitlines()[-1] if message else type(error).__name__

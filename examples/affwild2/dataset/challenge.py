@@ -1,7 +1,4 @@
-"""The challenge's test file: what it wants, and how predictions are written (item 44).
-
-For others: ``read_sample(path)``, ``read_sample_lengths(path)``, ``write_challenge_file(...)``.
-"""
+"""The challenge's test file: what it wants, and how predictions are written."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,12 +1,10 @@
 """Turns a tree of the official layout into features on disk, one folder per trial and per video.
 
 Every folder is written under another name and renamed when it is whole, so a run that was stopped
-goes on where it was; to redo a trial whose files were mended, delete its folders under ``trials/``
-and ``videos/``.
-Damage is told in one line per file. A trial whose labels cannot be trusted is left out; missing or
-damaged faces are black, a missing voice or transcript is an absent modality.
-
-For others: ``extract(root, out, options) -> Report``; read the result with ``features.py``.
+goes on where it was; to redo a trial after its files were fixed, delete its folders under
+``trials/`` and ``videos/``. Damage is reported in one line per file. A trial whose labels cannot be
+trusted is left out; missing or damaged faces are black, a missing voice or transcript is an absent
+modality.
 """
 
 import json
@@ -86,7 +84,7 @@ def extract(root: Path, out: Path, options: ExtractOptions | None = None) -> Rep
             problems.append(f"{error}; trial {trial.name} is left out")
             continue
         problems += json.loads((folder / "meta.json").read_text())["problems"]
-    problems = list(dict.fromkeys(problems))  # two people tell of the same video
+    problems = list(dict.fromkeys(problems))  # two people share a video
     (out / "problems.txt").write_text("".join(f"{line}\n" for line in problems))
     return Report(tuple(written), tuple(complete), tuple(left_out), tuple(problems))
 
@@ -160,20 +158,23 @@ def _labels(
     """Labels (zeros where invalid) and validity of every frame; the label file rules the length."""
     if trial.labels is not None:
         annotation = read_annotation(trial.labels)
-        told = [*annotation.problems, *_disagreement(trial.labels, len(annotation.values), source)]
-        if told:
+        reports = [
+            *annotation.problems,
+            *_disagreement(trial.labels, len(annotation.values), source),
+        ]
+        if reports:
             problems.append(
-                "; ".join([told[0], *(t.removeprefix(f"{trial.labels}: ") for t in told[1:])])
+                "; ".join([reports[0], *(t.removeprefix(f"{trial.labels}: ") for t in reports[1:])])
             )
         return np.where(annotation.valid[:, None], annotation.values, 0.0), annotation.valid
     frames = source.frames or lengths.get(trial.name, 0) or last_face(trial.faces)
     if not frames:
-        raise DamagedFile(trial.faces, "holds no face, and no other file tells its length")
+        raise DamagedFile(trial.faces, "holds no face, and no other file gives its length")
     return np.zeros((frames, 2), np.float32), np.ones(frames, bool)
 
 
 def _disagreement(labels: Path, rows: int, source: Source) -> list[str]:
-    """Tells of labels that are much shorter or longer than the video; a frame or two is normal."""
+    """Reports labels that are much shorter or longer than the video; a frame or two is normal."""
     if source.fps is None or abs(rows - source.frames) <= SHORT * source.fps:
         return []
     return [f"{labels}: labels {rows} frames, its video has {source.frames}; the labels rule"]

@@ -1,9 +1,6 @@
 """Reads back what ``extract`` wrote: one ``Features`` per trial, big arrays mapped, not loaded.
 
 Shapes: T kept frames of a trial, N log-mel rows and n words of its video.
-
-For others: ``load_features(out, partition) -> list[Features]``; then ``patches``, ``hashed`` and
-``text`` gather what a window of frames needs.
 """
 
 import json
@@ -28,7 +25,7 @@ class Features:
         name: Of the trial.
         partition: Where it belongs.
         source: The video that sound and words come from.
-        fps: Video frames per second; NaN where no file tells (then there is no sound, no words).
+        fps: Video frames per second; NaN if no file gives it (then there is no sound, no words).
         frames: Frames of the whole trial, dropped ones included.
         index: Kept frames, counted from 0, (T,).
         labels: Valence and arousal, zeros where there are none, (T, 2).

@@ -1,4 +1,4 @@
-"""Windows of trials (item 18 of the set-up) and the six folds (item 20).
+"""Windows of trials and the six folds.
 
 Shapes: L frames of a trial.
 """

@@ -10,9 +10,6 @@ A trial is one person in one video. Expected below the root (both spellings of t
     frame_rates.csv                            video,fps,frames: only where there is no video file
     names_of_videos_in_each_test_set/Valence_Arousal_Estimation_Challenge_test_set_release.txt
     CVPR_6th_ABAW_VA_test_set_sample.txt       image_location,valence,arousal
-
-For others: ``resolve(root) -> Layout``, ``read_annotation(path) -> Annotation``,
-``fit_length(rows, length)``, ``read_lines(path)``, ``DamagedFile``.
 """
 
 from collections.abc import Iterator
@@ -48,7 +45,7 @@ VIDEO, SOUND, WORDS = (".mp4", ".avi"), (".wav", ".flac"), (".csv",)
 
 
 class DamagedFile(ValueError):
-    """A file of the data set that cannot be used, told in one line that begins with its path."""
+    """A file of the data set that cannot be used; the message is one line, its path first."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(f"{path}: {what}")
@@ -65,7 +62,7 @@ class Trial:
         faces: Folder of face crops (it may not exist).
         labels: Annotation file; ``None`` for a test trial.
         video: The video file, if there is one.
-        sound: Its sound as a file of its own, if there is one.
+        sound: Its sound as a separate file, if there is one.
         transcript: Its words, if there are any.
     """
 

@@ -1,4 +1,4 @@
-"""Tells how far a command is: a bar on a terminal, a line in a log, nothing in a worker process."""
+"""Shows how far a command is: a bar on a terminal, a line in a log, nothing in a worker process."""
 
 from collections.abc import Iterable
 from multiprocessing import parent_process
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def follow(items: Iterable[Item], title: str, total: int) -> Iterable[Item]:
-    """Hands the items on, one by one, and tells about it.
+    """Hands the items on, one by one, and shows the progress.
 
     Args:
         items: What is gone through.

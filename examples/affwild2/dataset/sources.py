@@ -1,7 +1,4 @@
-"""Extracts what the trials of a video share: its frame rate, sound and words.
-
-For others: ``ExtractOptions``, ``read_source(layout, trial, out, bert, options) -> Source``.
-"""
+"""Extracts what the trials of a video share: its frame rate, sound and words."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ from examples.affwild2.dataset.text import (
 )
 from examples.affwild2.dataset.video import probe
 
-SHORT = 1.0  # seconds that sound, labels and video may differ before anybody is told
+SHORT = 1.0  # seconds that sound, labels and video may differ before it is reported
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def _write_source(
 
 def _rate(layout: Layout, trial: Trial, problems: list[str]) -> tuple[float | None, int]:
     """Asks the video file, then ``frame_rates.csv``."""
-    damage = f"{trial.source}: no file tells its frame rate"
+    damage = f"{trial.source}: no file gives its frame rate"
     if trial.video is not None:
         try:
             return probe(trial.video)

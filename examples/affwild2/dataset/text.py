@@ -3,9 +3,6 @@
 A transcript is ``start;end;word;confidence`` with times in ms. The frame at time t takes the word
 with ``start < t <= end`` (the first if several), else nothing: index -1. Word vectors are kept once
 per word and gathered per frame.
-
-For others: ``read_transcript``, ``write_transcript``, ``align``, ``hash_words``, ``BertWords``,
-``recognise`` (offline speech recognition; needs pocketsphinx).
 """
 
 import importlib

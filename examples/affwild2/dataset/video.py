@@ -2,9 +2,6 @@
 
 Face crops are numbered from 1; a number that is absent means that no face was found, and the frame
 is black. A file that is there but damaged becomes black too, with one line that names it.
-
-For others: ``read_faces(folder, index) -> Faces``, ``probe(path) -> (fps, frames)``,
-``crop``, ``to_unit``.
 """
 
 from dataclasses import dataclass
@@ -87,7 +84,7 @@ def probe(path: Path) -> tuple[float, int]:
     except (OSError, av.FFmpegError) as error:
         raise DamagedFile(path, f"cannot be read as video ({_short(error)})") from error
     if not rate or not frames:
-        raise DamagedFile(path, "does not tell its frame rate or number of frames")
+        raise DamagedFile(path, "does not give its frame rate or number of frames")
     return float(rate), int(frames)
 
 
@@ -131,5 +128,5 @@ def _damage(path: Path, error: Exception) -> str:
 
 def _short(error: Exception) -> str:
     """What went wrong, without the path, which the line begins with anyway."""
-    told = str(getattr(error, "strerror", None) or error).strip()
-    return told.splitlines()[0] if told else type(error).__name__
+    message = str(getattr(error, "strerror", None) or error).strip()
+    return message.splitlines()[0] if message else type(error).__name__

@@ -2,10 +2,6 @@
 
 ``IR50`` and ``VGGish`` have the key names and shapes of the published weights and load them
 strictly; ``DemoFaces``, ``DemoVoice`` and ``DemoWords`` are small enough to train on two cores.
-
-For others: every module maps N frames at once (flatten windows first) and has ``dim``;
-``load_ir50(path)``, ``load_vggish(path)``; ``release_groups()`` on IR50, VGGish and DemoFaces lists
-the parameters to unfreeze, first group first.
 """
 
 from collections import OrderedDict
@@ -135,6 +131,17 @@ class VGGish(nn.Module):
     def release_groups(self) -> Groups:
         """The three fully connected layers, last first."""
         return [_parameters(self.embeddings[i]) for i in (4, 2, 0)]
+
+
+class Vectors(nn.Module):
+    """Word vectors that were computed before: they pass as they are."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors
 
 
 class DemoFaces(nn.Module):

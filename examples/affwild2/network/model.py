@@ -1,4 +1,4 @@
-"""The network: a backbone and a TCN for each modality, a fusion, a head that tells one number.
+"""The network: a backbone and a TCN for each modality, a fusion, a head that predicts one number.
 
 Shapes: B windows, L frames, d features of a modality (each its own).
 """
@@ -49,14 +49,14 @@ class Encoder(nn.Module):
 
 
 class AffectNet(nn.Module):
-    """Tells valence, or arousal, of every frame of windows.
+    """Predicts valence, or arousal, for every frame of windows.
 
     Args:
         backbones: One per modality; each has ``dim``.
         widths: Of each TCN's blocks.
         fusion: Makes the fusion for the features of each modality: modalities in, modalities or
             one tensor out. With one modality there is none.
-        head: Makes the head for the features of all modalities side by side.
+        head: Makes the head for the features of all modalities, concatenated.
         dropout: Of the TCNs.
         noise: Added to the backbones' features in training.
 
@@ -90,12 +90,12 @@ class AffectNet(nn.Module):
         self.head = head(self._width(outputs))
 
     def forward(self, streams: Streams, masks: Masks, *, encoded: bool = False) -> Tensor:
-        """Tells the target of every frame."""
+        """Predicts the target for every frame."""
         features = dict(streams) if encoded else self.backbones(streams, masks)
         return torch.tanh(self.head(self.fuse(features, masks)))[..., 0]
 
     def fuse(self, features: Streams, masks: Masks) -> Tensor:
-        """Features of all modalities after their TCNs and the fusion, side by side, (B, L, d)."""
+        """Features of all modalities after their TCNs and the fusion, concatenated, (B, L, d)."""
         attended = self.encoders(features, masks)
         if not isinstance(self.fusion, nn.Identity):
             attended = self.fusion(attended, masks)

@@ -1,8 +1,4 @@
-"""Chooses what to draw of trained runs and of a table; ``plots`` does the drawing.
-
-For others: ``draw_run(saved, log, folder)``, ``draw_table(table, folder)``,
-``draw_sweep(out, data, table, preset, folder)``. Each returns pictures and what is to be seen.
-"""
+"""Chooses what to draw of trained runs and of a table; ``plots`` does the drawing."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +10,6 @@ from numpy.typing import NDArray
 
 from crossfuse import RecursiveCrossModalAttention
 from examples.affwild2.dataset.features import Features
-from examples.affwild2.dataset.trials import TARGETS
 from examples.affwild2.results.plots import (
     pick_trial,
     plot_bars,
@@ -29,6 +24,7 @@ from examples.affwild2.training.assemble import Encoded, Saved, read_saved
 from examples.affwild2.training.methods import RECOMMENDED, TITLES, title_of
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.runs import LOG, Run, read_log
+from examples.affwild2.training.trials import TARGETS
 
 Pictures = list[tuple[Path, str]]
 SEEN = (RECOMMENDED, "face")  # whose predictions are drawn over a trial's label
@@ -124,13 +120,17 @@ def _draw_trial(saved: Sequence[Saved], folder: Path, encoded: Encoded | None = 
         f"{run.target}, {trial.name}",
     )
     names = " and ".join(f"\u201c{name}\u201d" for name in predictions)
-    told = f"A validation trial: its label, and what {names} made of it. Shaded where no face was "
-    return [(path, f"{told}found, or a part of it was hidden.")]
+    caption = (
+        f"A validation trial: its label, and what {names} made of it. Shaded where no face was "
+    )
+    return [(path, f"{caption}found, or a part of it was hidden.")]
 
 
 def _draw_correlations(saved: Saved, folder: Path, encoded: Encoded | None = None) -> Pictures:
     path = folder / "correlations.png"
     trials = saved.trials("validation", encoded)
     plot_correlations(path, saved.model.cpu(), trials, saved.run.preset.window)
-    told = "RCMA's joint correlations C in the first validation window: down the features of a "
-    return [(path, f"{told}modality, across those of its joint; the bar divides the modalities.")]
+    caption = "RCMA's joint correlations C in the first validation window: down the features of a "
+    return [
+        (path, f"{caption}modality, across those of its joint; the bar divides the modalities.")
+    ]

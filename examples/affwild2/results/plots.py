@@ -14,9 +14,9 @@ from torch import Tensor
 
 from crossfuse import RecursiveCrossModalAttention
 from examples.affwild2.dataset.folds import Window
-from examples.affwild2.dataset.trials import Target, Trials
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.results.table import Row
+from examples.affwild2.training.trials import Target, Trials
 
 INK, SOFT, OURS, LIMIT = "#22303c", "#9fb1bf", "#c8553d", "#4f7f52"
 WIDE, DOTS = 10, 120  # inches, and dots in each
@@ -45,8 +45,8 @@ def plot_trial(
             axes.fill_between(time, -1, 1, where=seen, color=colour, lw=0, label=name, step="mid")
     axes.plot(time, np.insert(label, cuts, np.nan), color=INK, lw=1.8, label="label")
     for (name, prediction), colour in zip(predictions.items(), (OURS, "#3f7cac"), strict=False):
-        told = np.insert(prediction.numpy(), cuts, np.nan)
-        axes.plot(time, told, color=colour, lw=1.2, label=name)
+        broken = np.insert(prediction.numpy(), cuts, np.nan)
+        axes.plot(time, broken, color=colour, lw=1.2, label=name)
     axes.set(xlabel="seconds", ylim=(-1, 1), xlim=(seconds[0], seconds[-1]), title=title)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
     _save(figure, path)
@@ -126,7 +126,7 @@ def plot_curves(path: Path, logs: Mapping[str, Sequence[Mapping[str, float]]]) -
 
 
 def seconds_of(trials: Trials, trial: int) -> NDArray[np.float64]:
-    """When each kept frame was shown; frames where nobody tells the rate."""
+    """When each kept frame was shown; frame numbers if the rate is unknown."""
     source = trials.features[trial]
     rate = source.fps if np.isfinite(source.fps) else 1.0
     return np.asarray(source.index / rate, np.float64)

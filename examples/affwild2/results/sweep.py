@@ -1,8 +1,4 @@
-"""Trains every method over seeds and folds and tabulates (the paper's Table 1, on any data).
-
-For others: ``run_table(data, out, plans, preset, weights, ...) -> Table``, which writes
-``table.json``; ``run_folder`` says where a run lies, and is what ``train`` would have written.
-"""
+"""Trains every method over seeds and folds and tabulates (the paper's Table 1, on any data)."""
 
 import json
 import multiprocessing
@@ -18,7 +14,6 @@ import torch
 from examples.affwild2.dataset.features import load_features
 from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.progress import follow
-from examples.affwild2.dataset.trials import Target, Trials, encode
 from examples.affwild2.results.table import Result, Table, make_table, write_table
 from examples.affwild2.synthetic.ceilings import Table as Ceilings
 from examples.affwild2.synthetic.ceilings import ceilings
@@ -26,17 +21,18 @@ from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones
 from examples.affwild2.training.assemble import (
     Encoded,
-    Weights,
     make_accelerator,
     prepare,
     read_saved,
     write_setup,
 )
 from examples.affwild2.training.evaluate import score
-from examples.affwild2.training.methods import AVERAGE, MODALITIES, RECOMMENDED, SHUFFLED, SINGLE
+from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE
+from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.runs import Run
 from examples.affwild2.training.train import train
+from examples.affwild2.training.trials import Target, Trials, encode
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -166,7 +162,7 @@ def _encode_once(data: Data, out: Path, weights: Weights) -> Path:
     if not path.exists():
         if weights.demo is None:
             raise ValueError("table: the demo preset needs --demo backbones.pt, which demo makes")
-        trials = Trials(load_features(data.features), MODALITIES)
+        trials = Trials(load_features(data.features), NAMES)
         encoded = encode(trials, load_backbones(weights.demo)).encoded
         assert encoded is not None
         with whole(path) as partial:
@@ -192,7 +188,7 @@ def _limits(trials: int, data: Data) -> Ceilings:
 
 
 def _work(job: _Job) -> Result:
-    """Trains one run, in a process of its own, or reads what it reached before."""
+    """Trains one run, in its own process, or reads what it reached before."""
     torch.set_num_threads(1)
     run, folder = job.run, run_folder(job.out, job.data.name, job.run)
     held: Encoded | None = None

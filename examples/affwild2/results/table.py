@@ -1,7 +1,4 @@
-"""The table of results: one row per method, beside the paper's numbers and the data's ceilings.
-
-For others: ``make_table(results, limits, preset) -> Table``, ``write_table``, ``read_table``.
-"""
+"""The table of results: one row per method, beside the paper's numbers and the data's ceilings."""
 
 import json
 import statistics
@@ -10,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.affwild2.dataset.trials import TARGETS, Target
 from examples.affwild2.training.methods import (
     AVERAGE,
     RECOMMENDED,
@@ -19,7 +15,9 @@ from examples.affwild2.training.methods import (
     TITLES,
     title_of,
 )
+from examples.affwild2.training.modalities import MODALITIES
 from examples.affwild2.training.presets import Preset
+from examples.affwild2.training.trials import TARGETS, Target
 
 # Quoted from the paper (v1), measured on Aff-Wild2: the fusion is its best fold, the single
 # modality is itself quoted there. The rows of its table that are not listed here have no number in
@@ -28,7 +26,7 @@ PAPER: dict[Target, dict[str, float]] = {
     "valence": {"face": 0.405, "rcma": 0.585},
     "arousal": {"face": 0.635, "rcma": 0.659},
 }
-SUBSETS = {"face": "V", "voice": "A", "words": "T"}  # as the ceilings call them
+ALL = "+".join(modality.letter for modality in MODALITIES.values())  # as the ceilings call them
 BAR_SINGLE, BAR_FUSION = 0.05, 0.03  # how far RCMA must be ahead, in valence
 OFFICIAL, OTHERS = "official split", "other folds"
 
@@ -100,7 +98,7 @@ class Table:
     preset: dict[str, Any]
 
     def groups(self) -> Iterator[tuple[str, list[Row]]]:
-        """The rows that belong side by side, and a title for them."""
+        """The rows of one table, and a title for them."""
         for data in dict.fromkeys(row.data for row in self.rows):
             kind = f"generated data: {data}" if data in self.ceilings else f"data: {data}"
             for target in TARGETS:
@@ -131,13 +129,13 @@ def overview(table: Table) -> tuple[list[str], list[list[str]]]:
     for method in methods:
         found = [table.find(data, method, target) for target, data in columns]
         title = next(row.title for row in rows if row.method == method)
-        body.append([title, *(_told(row) for row in found)])
+        body.append([title, *(_describe(row) for row in found)])
     limits = [_ceiling(table.ceilings.get(data), "", target) for target, data in columns]
     body.append(["*ceiling of all three*", *("" if x is None else f"{x:.2f}" for x in limits)])
     return ["validation CCC", *(f"{target}, {data}" for target, data in columns)], body
 
 
-def _told(row: Row | None) -> str:
+def _describe(row: Row | None) -> str:
     if row is None:
         return ""
     return f"{row.mean:.3f}" + (f" ± {row.spread:.3f}" if len(row.runs) > 1 else "")
@@ -190,8 +188,8 @@ def verdicts(rows: Sequence[Row]) -> Iterator[str]:
         where = data if folds == OFFICIAL else f"{data}, {folds}"
         for title, theirs, bar in rivals:
             if theirs is not None:
-                told = f"{where}: RCMA (stable) against {title}: {ours - theirs:+.3f} valence CCC"
-                yield f"{told}, {_judge(ours - theirs, bar)}"
+                gain = f"{where}: RCMA (stable) against {title}: {ours - theirs:+.3f} valence CCC"
+                yield f"{gain}, {_judge(ours - theirs, bar)}"
 
 
 def _judge(gain: float, bar: float) -> str:
@@ -228,6 +226,7 @@ def _ceiling(limits: Any, method: str, target: Target) -> float | None:  # noqa:
     if limits is None:
         return None
     if method == AVERAGE:
-        return float(limits[target]["late"]["V+A+T"])
-    subset = SUBSETS.get(method, "V" if method == SHUFFLED else "V+A+T")
+        return float(limits[target]["late"][ALL])
+    seen = "face" if method == SHUFFLED else method
+    subset = MODALITIES[seen].letter if seen in MODALITIES else ALL
     return float(limits[target]["achievable"][subset])

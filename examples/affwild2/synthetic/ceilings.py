@@ -11,12 +11,10 @@ them exactly is an enumeration. Readings of a subset of the modalities:
 
 - ``known``: every sign given (an oracle);
 - ``hidden``: no sign given, marginalised exactly;
-- ``achievable``: sarcasm given if the voice is seen (the voice tells), the polarity marginalised:
-  what the best model of this data reaches;
+- ``achievable``: sarcasm given if the voice, which shows it, is in the subset, the
+  polarity marginalised: what the best model of this data reaches;
 - ``blind``: signs ignored;
 - ``late``: least squares over the ``blind`` posterior means of the single modalities.
-
-For others: ``ceilings(trials=150, ...) -> {target: {reading: {subset: correlation}}}``.
 """
 
 from dataclasses import dataclass
@@ -98,11 +96,11 @@ def _readings(trial: Latents, switches: Switches) -> dict[tuple[str, str], Float
     readings: dict[tuple[str, str], Floats] = {}
     for subset in SUBSETS:
         parts, energy = _condition(seen, np.isin(seen.modality, subset), trial, len(prior))
-        told = heard if "A" in subset else nothing
+        signs_known = heard if "A" in subset else nothing
         signs = {
             "known": truth,
             "hidden": _expected_signs(energy, nothing, prior),
-            "achievable": _expected_signs(energy, told, prior),
+            "achievable": _expected_signs(energy, signs_known, prior),
             "blind": np.ones(len(prior)),
         }
         readings |= {(name, "+".join(subset)): parts @ sign for name, sign in signs.items()}

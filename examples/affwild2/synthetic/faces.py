@@ -2,8 +2,6 @@
 
 Shapes are polygons in face coordinates (pixels, centre of the face at the origin), turned and moved
 as one, drawn four times too large and brought down with Lanczos.
-
-For others: ``draw_faces(trial, rng) -> iterator of pictures`` (``None`` where no face was found).
 """
 
 from collections.abc import Iterator

@@ -4,9 +4,6 @@ Faces, voices and words show noisy cues of a hidden valence and arousal (``laten
 blind at times. What real trees have is in it: missing crops, -5 rows, two people in one video (the
 first is heard), trials shorter than a window, labels one frame longer than the video, a test set
 whose labels lie only in ``truth/``.
-
-For others: ``make_data(out, size="tiny" | "small", seed=0, ...)``; beside the official tree it
-writes ``truth/<trial>.npz`` (all of ``Latents``, cues as ``cue_<name>``) and ``MANIFEST.json``.
 """
 
 import hashlib
@@ -217,7 +214,7 @@ def _write_wav(out: Path, video: _Video) -> None:
 
 
 def _write_mp4(out: Path, video: _Video) -> None:
-    """Writes MPEG-4 pictures, people side by side, and AAC sound."""
+    """Writes MPEG-4 pictures, people next to each other, and AAC sound."""
     path = out / "videos" / f"{video.source}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:

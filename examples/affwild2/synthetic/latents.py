@@ -2,9 +2,6 @@
 
 Everything random about a trial that is not a picture, a sound or a word is drawn here, at 15 frames
 per second. Shapes: T frames, U utterances; column 0 is valence, column 1 is arousal.
-
-For others: ``simulate(frames, switches, rng) -> Latents``; ``CUES`` and ``cues_for`` say how noisy
-each cue is, and ``ceilings.py`` computes from the same numbers how well any model can do.
 """
 
 from dataclasses import dataclass
@@ -29,8 +26,8 @@ class Switches:
     """What makes fusion more than adding up.
 
     Attributes:
-        sarcasm: Probability that an utterance's words mean their opposite; only the voice tells (a
-            nasal band).
+        sarcasm: Probability that an utterance's words mean their opposite; only the voice shows it
+            (a nasal band).
         idiosyncrasy: Probability that a person's voice timbre shows valence with the sign reversed.
             Above zero the timbre is a clear cue, worthless to whoever does not know its sign.
     """
@@ -110,7 +107,7 @@ class Latents:
 
 
 def cues_for(switches: Switches) -> dict[str, Cue]:
-    """The noise of each cue: the timbre is a clear cue when its sign is the riddle."""
+    """The noise of each cue: the timbre is a clear cue when its sign is the confounder."""
     return CUES | ({"timbre": SIGNED_TIMBRE} if switches.idiosyncrasy > 0 else {})
 
 
@@ -119,7 +116,7 @@ def simulate(frames: int, switches: Switches, rng: np.random.Generator) -> Laten
 
     Args:
         frames: Length T at 15 frames per second.
-        switches: The two riddles.
+        switches: The two confounders.
         rng: The trial's own stream; the same draws are made whatever the switches say.
     """
     affect = _affect(frames, rng)
@@ -196,7 +193,7 @@ def _affect(frames: int, rng: np.random.Generator) -> Floats:
 
 
 def _annotate(affect: Floats, rng: np.random.Generator) -> Floats:
-    """Lets four raters follow the feeling with delays up to 0.2 s and errors of their own."""
+    """Lets four raters follow the feeling with delays up to 0.2 s and independent errors."""
     frames = np.arange(len(affect))
     noise = slow_noise(len(affect), np.full((4, 2), 0.16), 1.0, rng)
     ratings = np.zeros_like(affect)

@@ -2,8 +2,6 @@
 
 A speaker picks the content word whose valence lies near the word cue and, before it, the function
 word whose emphasis lies near the emphasis cue. The values were set by hand.
-
-For others: ``content_words("own" | "vader") -> Vocabulary``, ``FUNCTION_WORDS``, ``draw``.
 """
 
 import importlib

@@ -1,12 +1,9 @@
-"""Trains the demo's backbones on material of their own, as IR-50 came from FER+.
+"""Trains the demo's backbones on separate material, as IR-50 came from FER+.
 
 The material is generated here and never written: other people than those of the data set, in short
-trials, together with what was drawn, sounded and spelt. A backbone learns to tell the cues (how far
-the corners of the mouth go up, how bright the voice is, how pleasant a word), not the feelings
+trials, together with what was drawn, sounded and spelt. A backbone learns to estimate the cues (how
+far the corners of the mouth go up, how bright the voice is, how pleasant a word), not the feelings
 behind them. Its features are its estimates of the cues, as the logits of FER+ would be.
-
-For others: ``train_backbones(seed) -> {modality: Readout}``, ``save_backbones``,
-``load_backbones``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -135,7 +132,7 @@ def _people(seed: int) -> Iterator[_Person]:
 
 
 def _stack(trial: latents.Latents, names: tuple[str, ...], present: latents.Floats) -> Tensor:
-    """The cues and whether they are present, (T, n + 1); zero where nobody can tell."""
+    """The cues and whether they are present, (T, n + 1); zero where they are not visible."""
     sarcasm = np.append(trial.sarcastic, False)[trial.utterance] & trial.speaking
     cues = trial.cues | {"sarcasm": sarcasm.astype(float)}
     columns = [np.clip(np.nan_to_num(cues[name]), -CUE_LIMIT, CUE_LIMIT) for name in names]

@@ -1,7 +1,4 @@
-"""Spells the words of the generated data, as a speech recogniser would have heard them.
-
-For others: ``draw_words(trial, lexicon, rng) -> list[Word]``.
-"""
+"""Spells the words of the generated data, as a speech recogniser would have heard them."""
 
 import numpy as np
 

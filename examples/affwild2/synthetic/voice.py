@@ -3,8 +3,6 @@
 A train of glottal pulses at 16 kHz is filtered block by block in the frequency domain (the three
 formants of the vowel spoken, a tilt for arousal, a bright band for valence, a nasal band for
 sarcasm), brought to the block's level and added up. Pink noise lies under all, silence included.
-
-For others: ``draw_syllables(trial) -> Syllables``, ``draw_voice(trial, syllables, rng) -> int16``.
 """
 
 from dataclasses import dataclass

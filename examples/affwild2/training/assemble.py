@@ -13,53 +13,16 @@ from torch import Tensor, nn
 from examples.affwild2.dataset.features import Features, load_features
 from examples.affwild2.dataset.folds import make_fold
 from examples.affwild2.dataset.layout import Partition
-from examples.affwild2.dataset.trials import Trials, encode, shuffle_partners, word_scale
-from examples.affwild2.network.backbones import IR50, VGGish, load_ir50, load_vggish
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.synthetic.pretrain import build_backbones, load_backbones
 from examples.affwild2.training.evaluate import Predictions, predict
 from examples.affwild2.training.methods import find_method
+from examples.affwild2.training.modalities import MODALITIES, Weights
 from examples.affwild2.training.runs import Run, build, claim, read_checkpoint, run_from
+from examples.affwild2.training.trials import Trials, encode, shuffle_partners, word_scale
 
 SETUP = "setup.json"
 Encoded = Mapping[str, Mapping[str, Tensor]]  # by trial, by modality
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Files with weights of backbones.
-
-    Attributes:
-        ir50: res50_ir_0.887.pth; without it IR-50 starts from random weights, frozen: a dry run.
-        vggish: vggish-10086976.pth; the same.
-        demo: What ``demo`` saved as backbones.pt, for the demo preset.
-    """
-
-    ir50: Path | None = None
-    vggish: Path | None = None
-    demo: Path | None = None
-
-    def missing(self, run: Run) -> list[str]:
-        """What a run needs and must do without."""
-        needed = {"face": ("IR-50", "ir50"), "voice": ("VGGish", "vggish")}
-        return [
-            f"{title} starts from random weights (no --{option} FILE): a dry run"
-            for modality, (title, option) in needed.items()
-            if run.preset.backbones == "full"
-            and modality in find_method(run.method).modalities
-            and getattr(self, option) is None
-        ]
-
-
-class Vectors(nn.Module):
-    """Word vectors that were computed before: they pass as they are."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return vectors
 
 
 @dataclass(frozen=True)
@@ -116,24 +79,31 @@ def make_backbones(
         ValueError: The run needs word vectors and the features have none.
     """
     weights = Weights() if weights is None else weights
-    seen = find_method(run.method).modalities
     if run.preset.backbones == "demo":
         return dict(build_backbones()) if weights.demo is None else load_backbones(weights.demo)
     made: dict[str, nn.Module] = {}
-    if "face" in seen:
-        made["face"] = IR50() if weights.ir50 is None else load_ir50(weights.ir50)
-    if "voice" in seen:
-        made["voice"] = VGGish() if weights.vggish is None else load_vggish(weights.vggish)
-    if "words" in seen:
-        if not words_dim:
-            raise ValueError("these features have no word vectors; run extract with --bert MODEL")
-        made["words"] = Vectors(words_dim)
+    for name in find_method(run.method).modalities:
+        build = MODALITIES[name].encodings["full"].build
+        assert build is not None, f"{name} has no published encoder"
+        made[name] = build(weights, words_dim)
     return made
+
+
+def missing_weights(run: Run, weights: Weights) -> list[str]:
+    """One line per published backbone of the run that has no weights file."""
+    if run.preset.backbones != "full":
+        return []
+    encodings = [MODALITIES[name].encodings["full"] for name in find_method(run.method).modalities]
+    return [
+        f"{encoding.title} starts from random weights (no --{encoding.option} FILE): a dry run"
+        for encoding in encodings
+        if encoding.option is not None and getattr(weights, encoding.option) is None
+    ]
 
 
 def make_accelerator(*, cpu: bool = False, mixed_precision: str = "no") -> Accelerator:
     """Finds the device and the other processes, as torchrun or accelerate started them."""
-    torch.backends.cudnn.deterministic = True  # item 39 of the set-up
+    torch.backends.cudnn.deterministic = True  # reproducible runs
     torch.backends.cudnn.benchmark = False
     return Accelerator(cpu=cpu, mixed_precision=mixed_precision)
 
@@ -160,11 +130,11 @@ def make_trials(
     encoded: Encoded | None = None,
 ) -> Trials:
     """Trials as a run sees them; with ``cache``, what the backbones make of them is added."""
-    bert = run.preset.backbones == "full"
-    trials = Trials(features, find_method(run.method).modalities, bert=bert, scale=scale)
+    family = run.preset.backbones
+    trials = Trials(features, find_method(run.method).modalities, family=family, scale=scale)
     if encoded is not None:
         made = [encoded[trial.name] for trial in features]
-        trials = Trials(features, trials.modalities, bert=bert, scale=scale, encoded=made)
+        trials = Trials(features, trials.modalities, family=family, scale=scale, encoded=made)
     elif run.preset.cache:
         trials = encode(trials, backbones)
     return shuffle_partners(trials) if run.shuffled else trials

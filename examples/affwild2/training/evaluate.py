@@ -1,4 +1,4 @@
-"""Predicts whole trials and scores them (items 40-43 of the set-up).
+"""Predicts whole trials and scores them.
 
 Shapes: T frames of a trial.
 """
@@ -12,8 +12,8 @@ from torch import Tensor
 from crossfuse.functional import concordance
 from crossfuse.windows import overlap_average, window_starts
 from examples.affwild2.dataset.folds import Window
-from examples.affwild2.dataset.trials import Target, Trials
 from examples.affwild2.network.model import AffectNet
+from examples.affwild2.training.trials import Target, Trials
 
 Predictions = dict[str, Tensor]
 
@@ -53,7 +53,7 @@ def predict(
         trials: What it is shown.
         size: Frames of a window.
         hop: From one window to the next.
-        target: Which of the two the network tells.
+        target: Which of the two the network predicts.
         batch: Windows at once.
         without: Modalities to leave out.
     """

@@ -12,9 +12,9 @@ from crossfuse import (
     LeaderFollowerAttention,
     RecursiveCrossModalAttention,
 )
+from examples.affwild2.training.modalities import NAMES
 from examples.affwild2.training.presets import Preset
 
-MODALITIES = ("face", "voice", "words")
 Dims = dict[str, int]
 FusionFactory = Callable[[Dims, Preset], nn.Module]
 
@@ -31,7 +31,7 @@ class Method:
 
     title: str
     fusion: FusionFactory
-    modalities: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = NAMES
 
 
 def _concat(dims: Dims, preset: Preset) -> nn.Module:
@@ -74,16 +74,14 @@ def _rcma(
 
 
 METHODS: dict[str, Method] = {
-    "face": Method("face alone", _concat, ("face",)),
-    "voice": Method("voice alone", _concat, ("voice",)),
-    "words": Method("words alone", _concat, ("words",)),
+    **{name: Method(f"{name} alone", _concat, (name,)) for name in NAMES},
     "concatenation": Method("concatenation", _concat),
     "leader-follower": Method("leader-follower, the face leads", _leader),
     "cross-attention": Method("cross-attention", _cross),
-    "jca": Method("JCA as printed", _jca(stable=False)),
+    "jca": Method("JCA as published", _jca(stable=False)),
     "jca-stable": Method("JCA, stable", _jca(stable=True)),
-    "rcma": Method("RCMA as printed, joint of the others", _rcma()),
-    "rcma-all": Method("RCMA as printed, joint of all", _rcma(joint="all")),
+    "rcma": Method("RCMA as published, joint of the others", _rcma()),
+    "rcma-all": Method("RCMA as published, joint of all", _rcma(joint="all")),
     "rcma-stable": Method(
         "RCMA, stable, joint of the others", _rcma(stable=True, joint="others", any_length=True)
     ),
@@ -102,13 +100,13 @@ TITLES = {name: method.title for name, method in METHODS.items()} | {
     AVERAGE: "mean of the three single predictions",
     SHUFFLED: "RCMA, stable, joint of all; faces with another's voice and words",
 }
-SINGLE = MODALITIES
+SINGLE = NAMES
 
 
 def title_of(name: str, preset: Preset) -> str:
-    """What the table calls a row; the authors' preset has RCMA as released, not as printed."""
+    """What the table calls a row; the authors' preset has RCMA as released, not as published."""
     released = preset.variant == "released" and name.startswith("rcma")
-    return TITLES[name].replace("as printed", "as released") if released else TITLES[name]
+    return TITLES[name].replace("as published", "as released") if released else TITLES[name]
 
 
 def find_method(name: str) -> Method:

@@ -7,10 +7,11 @@ fully connected layer wants 6×4 maps, so all presets take VGGish's (``extract -
 other one).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Widths = tuple[int, ...]
+from examples.affwild2.training.modalities import Family, tcn_widths
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Preset:
         learning_rate: After the warm-up.
         weight_decay: Adam's.
         warmup: repetitive: in each of the first epochs the rate rises from 0 again, to an ever
-            higher peak, at last a fifth of the learning rate; linear: it rises once; none.
+            higher peak up to a fifth of the learning rate; linear: it rises once; none.
         warmup_epochs: How many.
         patience: Epochs without a better validation before the rate falls.
         factor: By what.
@@ -38,14 +39,14 @@ class Preset:
         backbones: full: IR-50, VGGish, BERT; demo: small ones that ``pretrain`` made.
         cache: Compute frozen backbones' features once; there is no augmentation then.
         augment: Crop and mirror the faces of training windows.
-        widths: Of the TCNs' blocks: face, voice, words.
+        widths: Of each modality's TCN blocks.
         feature_noise: Standard deviation of the noise added to features in training.
         tcn_dropout: After each convolution.
         attention_dropout: In the fusion.
         head_width: Of the head's hidden layer; None for a linear head.
         head_dropout: In the head.
         steps: Recursions of RCMA.
-        variant: What ``rcma`` is: as printed, or as released.
+        variant: What ``rcma`` is: as published, or as released.
         joint: What the joint of ``rcma`` holds.
         moments: Of the loss: mixed is the code's biased covariance over unbiased variances.
         loss_on_padding: Let the padded frames of short trials count in the loss.
@@ -71,10 +72,10 @@ class Preset:
     releases: int
     release_first: bool
     freeze_bn: bool
-    backbones: Literal["full", "demo"]
+    backbones: Family
     cache: bool
     augment: bool
-    widths: tuple[Widths, Widths, Widths]
+    widths: Mapping[str, tuple[int, ...]]
     feature_noise: float
     tcn_dropout: float
     attention_dropout: float
@@ -111,7 +112,7 @@ PAPER = Preset(
     backbones="full",  # P
     cache=False,  # P: crops differ in each epoch
     augment=True,  # P, with C's mirroring
-    widths=((512,) * 4, (128,) * 4, (512,) * 4),  # PC
+    widths=tcn_widths("full"),  # PC
     feature_noise=0.0,  # PC
     tcn_dropout=0.1,  # PC
     attention_dropout=0.5,  # P: on the attended features
@@ -148,7 +149,7 @@ AUTHORS = Preset(
     backbones="full",  # C
     cache=False,  # C
     augment=True,  # C: 40 of 48 and mirrored
-    widths=((512,) * 4, (128,) * 4, (512,) * 4),  # C, first release
+    widths=tcn_widths("full"),  # C, first release
     feature_noise=0.0,  # C
     tcn_dropout=0.1,  # C
     attention_dropout=0.6,  # C: on the correlation and after the last map
@@ -185,7 +186,7 @@ DEMO = Preset(
     backbones="demo",  # D
     cache=True,  # D
     augment=False,  # D: pretrain has seen crops and mirror images
-    widths=((16,) * 3, (16,) * 3, (16,) * 3),  # D
+    widths=tcn_widths("demo"),  # D
     feature_noise=1.0,  # D: 24 people are few to learn from
     tcn_dropout=0.2,  # D
     attention_dropout=0.0,  # D

@@ -1,8 +1,4 @@
-"""What a run is, how far it has come, its network, and its checkpoint on disk.
-
-For others: ``Run``, ``Progress``, ``build(run, backbones)``, ``load_run(out, run, backbones)``,
-``claim``, ``read_checkpoint``, ``write_checkpoint``.
-"""
+"""What a run is, how far it has come, its network, and its checkpoint on disk."""
 
 import csv
 import json
@@ -16,10 +12,10 @@ import torch
 from torch import nn
 
 from examples.affwild2.dataset.files import whole
-from examples.affwild2.dataset.trials import Target
 from examples.affwild2.network.model import AffectNet
-from examples.affwild2.training.methods import MODALITIES, find_method
+from examples.affwild2.training.methods import find_method
 from examples.affwild2.training.presets import Preset
+from examples.affwild2.training.trials import Target
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
 
@@ -76,7 +72,8 @@ class Progress:
 
 def run_from(held: Mapping[str, Any]) -> Run:
     """Reads a run from JSON."""
-    preset = Preset(**{**held["preset"], "widths": tuple(map(tuple, held["preset"]["widths"]))})
+    widths = {name: tuple(blocks) for name, blocks in held["preset"]["widths"].items()}
+    preset = Preset(**{**held["preset"], "widths": widths})
     return Run(**{**held, "preset": preset})
 
 
@@ -86,23 +83,12 @@ def build(run: Run, backbones: Mapping[str, nn.Module]) -> AffectNet:
     torch.manual_seed(run.seed)
     return AffectNet(
         {name: backbones[name] for name in method.modalities},
-        dict(zip(MODALITIES, preset.widths, strict=True)),
+        preset.widths,
         lambda dims: method.fusion(dims, preset),
         lambda dim: _head(dim, preset),
         dropout=preset.tcn_dropout,
         noise=preset.feature_noise,
     )
-
-
-def load_run(out: Path, run: Run, backbones: Mapping[str, nn.Module]) -> AffectNet:
-    """Builds the network of a run with its best weights.
-
-    Raises:
-        ValueError: There is no checkpoint of this run.
-    """
-    model = build(run, backbones)
-    model.load_state_dict(read_checkpoint(out)["best"])
-    return model.eval()
 
 
 def read_checkpoint(out: Path) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""Learning rates and what is frozen when (items 24 and 33-36 of the set-up).
-
-For others: ``warmup_rate``, ``make_optimiser``, ``make_plateau``, ``count_groups``, ``release``,
-``set_training``.
-"""
+"""Learning rates and what is frozen when."""
 
 from typing import cast
 

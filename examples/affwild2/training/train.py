@@ -1,9 +1,7 @@
-"""Trains one network for one target on one fold (items 19, 21 and 32-39 of the set-up).
+"""Trains one network for one target on one fold.
 
 An epoch draws everything from its own number, so a run that was killed and resumes at the epoch
 after its last checkpoint goes on to the same numbers as one that was not: bit for bit on one CPU.
-
-For others: ``train(run, out, backbones, training, validation) -> Progress``.
 """
 
 import time
@@ -19,7 +17,6 @@ from torch import Tensor, nn
 
 from crossfuse import ConcordanceLoss
 from examples.affwild2.dataset.folds import Window, list_windows
-from examples.affwild2.dataset.trials import Batch, Trials
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.evaluate import predict, score
 from examples.affwild2.training.runs import Progress, Run, build, claim, write_checkpoint
@@ -32,6 +29,7 @@ from examples.affwild2.training.schedule import (
     warmup_length,
     warmup_rate,
 )
+from examples.affwild2.training.trials import Batch, Trials
 
 
 def train(
@@ -43,7 +41,7 @@ def train(
     *,
     accelerator: Accelerator | None = None,
     resume: bool = False,
-    tell: Callable[[Mapping[str, float]], None] | None = None,
+    report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Progress:
     """Trains a network; writes its checkpoint and log after every epoch.
 
@@ -55,7 +53,7 @@ def train(
         validation: Trials whose CCC decides which weights are the best.
         accelerator: Devices, precision and processes; None makes one for the CPU.
         resume: Go on from the checkpoint in ``out``, if there is one.
-        tell: Called after every epoch with its line of the log.
+        report: Called after every epoch with its line of the log.
 
     Raises:
         ValueError: ``out`` holds a checkpoint of another run, or one and ``resume`` is False.
@@ -70,8 +68,8 @@ def train(
     while session.goes_on():
         session.train_epoch(training)
         session.finish_epoch(session.validate(validation))
-        if tell is not None:
-            tell(session.progress.log[-1])
+        if report is not None:
+            report(session.progress.log[-1])
     return session.progress
 
 
@@ -115,7 +113,7 @@ class _Session:
         self.plateau = make_plateau(self.optimiser, self.preset)
 
     def prepare(self) -> None:
-        """Wraps network and optimiser for devices, precision and processes, anew in each stage."""
+        """Wraps network and optimiser for devices, precision and processes, again in each stage."""
         self.wrapped = self.accelerator.prepare_model(self.model)
         self.stepper = self.accelerator.prepare_optimizer(self.optimiser)
 

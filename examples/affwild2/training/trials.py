@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from examples.affwild2.dataset.features import Features
 from examples.affwild2.dataset.folds import Window
-from examples.affwild2.dataset.video import crop, to_unit
+from examples.affwild2.training.modalities import MODALITIES, Cut, Encoding, Family
 
 Target = Literal["valence", "arousal"]
 TARGETS: tuple[Target, ...] = ("valence", "arousal")
@@ -56,20 +56,23 @@ class Trials:
     Attributes:
         features: What ``extract`` wrote.
         modalities: Those to deliver.
-        bert: Whether words are vectors rather than hashes.
+        family: Whose encoders the frames are read for.
         scale: Mean and standard deviation that word vectors are normalised by.
         encoded: Features of each trial, (T, d), where backbones have been run before.
     """
 
     features: Sequence[Features]
     modalities: tuple[str, ...]
-    bert: bool = False
+    family: Family = "demo"
     scale: tuple[float, float] = (0.0, 1.0)
     encoded: Sequence[Mapping[str, Tensor]] | None = None
 
     @property
     def lengths(self) -> list[int]:
         return [len(trial) for trial in self.features]
+
+    def _encoding(self, modality: str) -> Encoding:
+        return MODALITIES[modality].encodings[self.family]
 
     def choose(self, names: Sequence[str]) -> "Trials":
         """Keeps the trials with these names, in this order."""
@@ -95,28 +98,12 @@ class Trials:
         """
         if self.encoded is not None:
             return {name: self.encoded[trial][name][start:stop] for name in self.modalities}
-        source, made = self.features[trial], dict[str, Tensor]()
-        if "face" in self.modalities:
-            pixels = torch.from_numpy(np.array(source.faces[start:stop]))
-            made["face"] = to_unit(crop(pixels, generator))
-        if "voice" in self.modalities:
-            made["voice"] = torch.from_numpy(source.patches(start, stop))
-        if "words" in self.modalities and self.bert:
-            mean, std = self.scale
-            made["words"] = (torch.from_numpy(source.text(start, stop)) - mean) / std
-        elif "words" in self.modalities:
-            made["words"] = torch.from_numpy(source.hashed(start, stop))
-        return made
+        cut = Cut(self.features[trial], start, stop, generator, self.scale)
+        return {name: self._encoding(name).read(cut) for name in self.modalities}
 
     def has(self, trial: int, modality: str) -> bool:
         """Whether anything of a modality is there in a trial."""
-        source = self.features[trial]
-        there = {
-            "face": bool(source.face_present.any()),
-            "voice": source.mel is not None,
-            "words": source.word_ids is not None,
-        }
-        return there[modality]
+        return MODALITIES[modality].is_present(self.features[trial])
 
     def batch(
         self,
