@@ -4,32 +4,31 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import check_size
 from crossfuse._masks import any_valid, zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet
 
 
 class ConcatFusion(nn.Module):
-    r"""Puts the features of all modalities side by side.
+    r"""Concatenates the features of all modalities, with an optional linear map.
 
     .. math:: Y = [X_1, \ldots, X_N] \qquad\text{or}\qquad Y = [X_1, \ldots, X_N] W^\top + b
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
-        out_features: Features of the output, through a linear map; ``None`` for no map.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        out_features: Features of the output of a linear map; ``None`` for no map.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
-        - modality i: (B, L, d_i), any L; ``None`` or an absent key for one that is missing in the
-          whole batch
+        - modality i: (B, L, d_i), any L; ``None`` or an absent key for a modality that is missing
+          from the whole batch
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
-          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
-          False is a modality missing in that sample
-        - output: one tensor (B, L, D), with D the sum of d_i in declared order, or (B, L,
-          ``out_features``). Invalid and missing features are zeros in it; the whole step is zero
-          where no modality is valid
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. In a
+          sample whose row is all False the modality is missing
+        - output: one tensor (B, L, D), with D the sum of d_i, or (B, L, ``out_features``).
+          The modalities of a mapping are concatenated in alphabetical order of their names.
+          Invalid and missing features are zeros; a step at which no modality is valid is zero
 
     Raises:
         TypeError: If a container, an input or a mask is of the wrong type or dtype.
@@ -53,15 +52,15 @@ class ConcatFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities: ModalitySet = ModalitySet("ConcatFusion", dims)
-        self.out_features = out_features
         self.linear: nn.Linear | None = None
         if out_features is not None:
-            check_size("ConcatFusion", "out_features", out_features)
+            out_features = check_size("ConcatFusion", "out_features", out_features)
             width = sum(self.modalities.dims.values())
             self.linear = nn.Linear(width, out_features, device=device, dtype=dtype)
+        self.out_features: int | None = out_features
 
     def reset_parameters(self) -> None:
-        """Draws the parameters anew, if there are any."""
+        """Re-initialises the parameters, if there are any, as :class:`torch.nn.Linear` does."""
         if self.linear is not None:
             self.linear.reset_parameters()
 
@@ -70,7 +69,7 @@ class ConcatFusion(nn.Module):
         """Fuses modalities, (B, L, d_i) each, into one tensor (B, L, D)."""
         like = None if self.linear is None else self.linear.weight
         inputs = self.modalities.flatten(modalities, mask, like=like)
-        joint = functional.concat_features(inputs.features)
+        joint = torch.cat(inputs.features, dim=-1)  # a new tensor, also of a single modality
         if self.linear is None:
             return joint
         return zero_invalid(self.linear(joint), any_valid(inputs.masks))

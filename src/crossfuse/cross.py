@@ -12,6 +12,7 @@ from crossfuse import functional
 from crossfuse._errors import check_positive
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
+from crossfuse._parameters import new_parameter
 
 
 class CrossAttention(nn.Module):
@@ -24,22 +25,22 @@ class CrossAttention(nn.Module):
         A_{ij} = \mathrm{softmax}_i(Z_{ij} / \tau) \qquad
         Y_i = \tanh\left(X_i + \frac{1}{N - 1} \sum_{j \ne i} A_{ij}^\top X_i\right)
 
-    The softmax runs over the valid steps of :math:`i`. It is uniform for a step at which
-    :math:`j` is invalid or missing, since that step's features are zeros: what is added there is
-    the mean of :math:`X_i` over its valid steps.
+    The softmax runs over the valid steps of :math:`i`. For a step at which :math:`j` is invalid or
+    missing it is uniform, since that step's features are zeros: the mean of :math:`X_i` over its
+    valid steps is added.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
-        temperature: :math:`\tau`; the smaller, the fewer steps count.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        temperature: Temperature :math:`\tau` of the softmax; lower is sharper.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
-        - modality i: (B, L, d_i), any L; ``None`` or an absent key for one that is missing in the
-          whole batch
+        - modality i: (B, L, d_i), any L; ``None`` or an absent key for a modality that is missing
+          from the whole batch
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
-          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
-          False is a modality missing in that sample
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. In a
+          sample whose row is all False the modality is missing
         - output i: (B, L, d_i), in (-1, 1), zero at invalid steps
 
     Raises:
@@ -47,9 +48,10 @@ class CrossAttention(nn.Module):
         ValueError: If sizes, names, shapes or the temperature do not fit.
 
     Note:
-        The paper has two modalities and features in columns. The mean over the others is ours.
-        The weight of a pair is the parameter ``weights.{i}.{j}``, (d_i, d_j), with i declared
-        before j. Time and memory grow with the square of L.
+        The paper has two modalities and features in columns. The mean over the other modalities
+        is an extension. The weight of a pair is the parameter ``weights.{i}.{j}``, (d_i, d_j),
+        with i before j in alphabetical order, or in the order of the sequence. Time and memory
+        grow with the square of L.
 
     References:
         | R. G. Praveen, E. Granger, P. Cardinal, "Cross Attentional Audio-Visual Fusion for
@@ -73,18 +75,19 @@ class CrossAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities: ModalitySet = ModalitySet("CrossAttention", dims, least=2)
-        check_positive("CrossAttention", "temperature", temperature)
-        self.temperature = temperature
+        self.temperature: float = check_positive(
+            "CrossAttention", "temperature", temperature, least=1e-30
+        )
         self.weights: nn.ModuleDict = nn.ModuleDict()
         for (one, one_dim), (other, dim) in combinations(self.modalities.dims.items(), 2):
             if one not in self.weights:
                 self.weights[one] = _Weights()
-            weight = nn.Parameter(torch.empty(one_dim, dim, device=device, dtype=dtype))
+            weight = new_parameter("CrossAttention", one_dim, dim, device=device, dtype=dtype)
             self.weights[one].register_parameter(other, weight)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameters anew, after Xavier."""
+        """Re-initialises the parameters (Xavier uniform)."""
         for weight in self.parameters():
             nn.init.xavier_uniform_(weight)
 
@@ -95,12 +98,12 @@ class CrossAttention(nn.Module):
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Any:
         """Fuses modalities, (B, L, d_i) each, in and out."""
-        inputs = self.modalities.flatten(modalities, mask, like=next(self.parameters()))
+        one, other, *_ = self.modalities.dims
+        inputs = self.modalities.flatten(modalities, mask, like=self._weight(one, other))
         attended: list[list[Tensor]] = [[] for _ in inputs.features]
         for (i, one), (j, other) in combinations(enumerate(self.modalities.dims), 2):
             x, y = inputs.features[i], inputs.features[j]
-            weight = self.weights[one].get_parameter(other)
-            correlation = functional.cross_correlation(x, y, weight)
+            correlation = functional.cross_correlation(x, y, self._weight(one, other))
             attended[i].append(self._attend(x, correlation, inputs.masks[i]))
             attended[j].append(self._attend(y, correlation.mT, inputs.masks[j]))
         fused = map(functional.cross_attended_features, inputs.features, attended)
@@ -110,12 +113,17 @@ class CrossAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.modalities}, temperature={self.temperature}"
 
+    def _weight(self, one: str, other: str) -> Tensor:
+        # As an attribute: parametrized, functional or replicated, it is not a parameter.
+        weight: Tensor = getattr(self.weights[one], other)
+        return weight
+
     def _attend(self, x: Tensor, correlation: Tensor, valid: Tensor | None) -> Tensor:
         return functional.cross_attention(x, correlation, valid, temperature=self.temperature)
 
 
 class _Weights(nn.Module):
-    """The weights between one modality and those declared after it."""
+    """The weights between one modality and each of those after it."""
 
     @override
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ from torch.nn.functional import dropout
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._errors import error, read_probability, read_size
+from crossfuse._errors import check_probability, check_size, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
 
@@ -47,10 +47,10 @@ class CrossModalTransformer(nn.Module):
 
     Shape:
         - modality i: (B, L_i, d_i), any L_i: the modalities may differ in length and need not be
-          aligned; ``None`` or an absent key for one that is missing in the whole batch
+          aligned; ``None`` or an absent key for a modality that is missing from the whole batch
         - ``mask``: bool (B, L_i), **True = valid** (the opposite of the ``key_padding_mask`` of
-          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
-          False is a modality missing in that sample
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. In a
+          sample whose row is all False the modality is missing
         - output i: (B, L_i, d_i), zero at invalid steps. Attention to a missing modality adds
           nothing
 
@@ -94,10 +94,10 @@ class CrossModalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities: ModalitySet = ModalitySet(_NAME, dims, least=2)
-        self.width: int = read_size(_NAME, "width", width)
-        self.heads: int = read_size(_NAME, "heads", heads)
-        self.depth: int = read_size(_NAME, "depth", depth)
-        self.dropout: float = read_probability(_NAME, "dropout", dropout)
+        self.width: int = check_size(_NAME, "width", width)
+        self.heads: int = check_size(_NAME, "heads", heads)
+        self.depth: int = check_size(_NAME, "depth", depth)
+        self.dropout: float = check_probability(_NAME, "dropout", dropout)
         if self.width % self.heads:
             raise error(
                 ValueError,

@@ -12,10 +12,10 @@ from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet
 
 
 class LeaderFollowerAttention(nn.Module):
-    r"""Puts beside the leading modality what all modalities, attending to each other, add to it.
+    r"""Concatenates the features of a leading modality with the attention among all modalities.
 
-    At each step by itself, with the queries, keys and values of the N modalities, one linear map
-    each, stacked into :math:`Q, K, V` (N, k):
+    The attention runs over the N modalities, at each step separately. Their queries, keys and
+    values, from one linear map each, are stacked into :math:`Q, K, V` (N, k):
 
     .. math::
         Y = \left[X_\mathrm{leader},\ \mathrm{LayerNorm}\left(
@@ -26,20 +26,21 @@ class LeaderFollowerAttention(nn.Module):
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
         width: Width k of queries, keys and values.
-        leader: The modality whose features stay as they are: its name, or its index where ``dims``
+        leader: The modality whose features are kept unchanged: its name, or its index if ``dims``
             is a sequence.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
-        - modality i: (B, L, d_i), any L; ``None`` or an absent key for one that is missing in the
-          whole batch
+        - modality i: (B, L, d_i), any L; ``None`` or an absent key for a modality that is missing
+          from the whole batch
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
-          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. A row of
-          False is a modality missing in that sample
-        - output: one tensor (B, L, d_leader + N k). A modality that is invalid at a step takes no
-          part in the softmax there and gives the normalisation a row of zeros (and zeros as its
-          features, if it leads); the whole step is zero where no modality is valid
+          :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. In a
+          sample whose row is all False the modality is missing
+        - output: one tensor (B, L, d_leader + N k). At an invalid step a modality takes no part in
+          the softmax, and its row in the layer norm (and its features, if it leads) are zeros. A
+          step at which no modality is valid is zero. The modalities of a mapping are stacked in
+          alphabetical order of their names
 
     Raises:
         TypeError: If a container, an input or a mask is of the wrong type or dtype.
@@ -67,8 +68,7 @@ class LeaderFollowerAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities: ModalitySet = ModalitySet("LeaderFollowerAttention", dims)
-        check_size("LeaderFollowerAttention", "width", width)
-        self.width = width
+        self.width: int = check_size("LeaderFollowerAttention", "width", width)
         self.leader: str = str(leader)
         each = self.modalities.dims
         check_choice("LeaderFollowerAttention", "leader", self.leader, each)
@@ -81,7 +81,7 @@ class LeaderFollowerAttention(nn.Module):
         self.norm: nn.LayerNorm = nn.LayerNorm((len(each), width), device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draws the parameters anew."""
+        """Re-initialises the parameters, as torch's layers do."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.LayerNorm):
                 module.reset_parameters()
@@ -106,7 +106,7 @@ class LeaderFollowerAttention(nn.Module):
 
 
 def _mapped(maps: nn.ModuleDict, inputs: Inputs) -> Tensor:
-    """One linear map for each modality, side by side, (B, L, N, K); zero at invalid steps."""
+    """Applies one linear map per modality and stacks the results, (B, L, N, K)."""
     parts = zip(maps.values(), inputs.features, inputs.masks, strict=True)
     mapped = [zero_invalid(linear(x), valid) for linear, x, valid in parts]
     return rearrange(mapped, "n b l k -> b l n k")

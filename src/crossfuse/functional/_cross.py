@@ -35,7 +35,7 @@ def cross_correlation(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
 def cross_attention(
     x: Tensor, correlation: Tensor, valid: Tensor | None = None, *, temperature: float = 1.0
 ) -> Tensor:
-    r"""Averages a modality's own steps, weighted by their correlation with each step of another.
+    r"""Averages a modality's own steps, weighted by their correlation with another's steps.
 
     .. math:: A_{ij}^\top X_i \qquad A_{ij} = \mathrm{softmax}_i(Z_{ij} / \tau)
 
@@ -45,7 +45,7 @@ def cross_attention(
         x: One modality :math:`X_i`, (B, L, d_i), zero at its invalid steps.
         correlation: :math:`Z_{ij}`, (B, L, L), steps of i by steps of j.
         valid: Steps of i that take part, bool (B, L), True = valid; ``None`` for all.
-        temperature: :math:`\tau`; the smaller, the fewer steps count.
+        temperature: Temperature :math:`\tau` of the softmax; lower is sharper.
 
     Returns:
         :math:`A_{ij}^\top X_i`, (B, L, d_i), one row for each step of j.
@@ -58,17 +58,17 @@ def cross_attention(
     """
     scores = correlation / temperature
     if valid is not None:
-        # The lowest number rather than -inf: where no step is valid the weights stay finite.
+        # The lowest number rather than -inf: the weights stay finite if no step is valid.
         scores = scores.masked_fill(~valid[..., None], torch.finfo(scores.dtype).min)
     return torch.softmax(scores, dim=1).mT @ x
 
 
 def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
-    r"""Adds what a modality's attention found, averaged over the others it was led by.
+    r"""Adds the mean of the attended features over the other modalities.
 
     .. math:: X_i' = \tanh\left(X_i + \frac{1}{N - 1} \sum_{j \ne i} A_{ij}^\top X_i\right)
 
-    Cross-attention (FG 2021), the attended features, which has N = 2.
+    Cross-attention (FG 2021), the attended features; the paper has N = 2.
 
     Args:
         x: One modality :math:`X_i`, (B, L, d_i).

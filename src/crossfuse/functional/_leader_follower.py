@@ -10,7 +10,7 @@ from torch import Tensor
 def leader_follower_attention(
     query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None
 ) -> Tensor:
-    r"""Lets the modalities attend to each other, at each step by itself.
+    r"""Computes attention among the modalities, at each step separately.
 
     .. math:: \mathrm{softmax}\left(\frac{K Q^\top}{\sqrt{k}}\right) V + V
 
@@ -33,7 +33,7 @@ def leader_follower_attention(
     scores = key @ query.mT * query.shape[-1] ** -0.5
     if present is None:
         return torch.softmax(scores, dim=-1) @ value + value
-    # As in cross_attention: finite where nothing is present.
+    # As in cross_attention: finite if no modality is present.
     scores = scores.masked_fill(~present[..., None, :], torch.finfo(scores.dtype).min)
     attended = torch.softmax(scores, dim=-1) @ value + value
     return attended.masked_fill(~present[..., None], 0.0)
