@@ -97,7 +97,7 @@ def recursive_case(
     batch: int,
     length: int,
     dims: tuple[int, ...],
-    steps: int = 2,
+    recursions: int = 2,
     **more: Any,  # noqa: ANN401  # fields of Case
 ) -> Case:
     count, plain = len(dims), ("float32",)
@@ -106,12 +106,14 @@ def recursive_case(
         batch,
         length,
         dims,
-        lambda: RecursiveCrossModalAttention(dims, length, steps),
-        recursive_products(batch, length, dims) * steps,
+        lambda: RecursiveCrossModalAttention(
+            dims, length, recursions, form="paper", joint="others"
+        ),
+        recursive_products(batch, length, dims) * recursions,
         {
-            "transcription": Peer(lambda ours: peers.Printed(ours, count, steps), same=True),
-            "MultiheadAttention": Peer(lambda _: peers.PairwiseAttention(dims, steps)),
-            "x-transformers": Peer(lambda _: peers.XTransformers(dims, steps), settings=plain),
+            "transcription": Peer(lambda ours: peers.Published(ours, count, recursions), same=True),
+            "MultiheadAttention": Peer(lambda _: peers.PairwiseAttention(dims, recursions)),
+            "x-transformers": Peer(lambda _: peers.XTransformers(dims, recursions), settings=plain),
             # Its branches are pairs of modalities: at eight a call takes seven seconds.
             "LinMulT": Peer(
                 lambda _: peers.LinearTransformer(dims), settings=plain if count < 8 else ()
@@ -123,16 +125,18 @@ def recursive_case(
 
 
 def released_case(
-    name: str, batch: int, length: int, dims: tuple[int, ...], joint: str, steps: int = 2
+    name: str, batch: int, length: int, dims: tuple[int, ...], joint: str, recursions: int = 2
 ) -> Case:
     return Case(
         name,
         batch,
         length,
         dims,
-        lambda: RecursiveCrossModalAttention(dims, length, steps, joint=joint, variant="released"),
-        recursive_products(batch, length, dims, joint, mapped=joint == "others") * steps,
-        {"released": Peer(lambda ours: peers.Released(ours, dims, steps, joint), same=True)},
+        lambda: RecursiveCrossModalAttention(
+            dims, length, recursions, form="released", joint=joint
+        ),
+        recursive_products(batch, length, dims, joint, mapped=joint == "others") * recursions,
+        {"released": Peer(lambda ours: peers.Released(ours, dims, recursions, joint), same=True)},
         settings=("float32", "bfloat16"),
         compiled=(),
     )
@@ -150,7 +154,7 @@ def joint_case(
         batch,
         length,
         dims,
-        lambda: JointCrossAttention(dims, length),
+        lambda: JointCrossAttention(dims, length, form="paper"),
         joint_products(batch, length, dims),
         {
             "released": Peer(lambda ours: peers.ReleasedJoint(ours, len(dims)), same=True),
@@ -191,7 +195,7 @@ def head_case(
     def ours() -> nn.Module:
         pairs = zip(dims, widths, strict=True)
         encoders = [peers.Alone(TemporalConvNet(dim, w)) for dim, w in pairs]
-        fuse = RecursiveCrossModalAttention(ends, length)
+        fuse = RecursiveCrossModalAttention(ends, length, form="paper", joint="others")
         return peers.Head(encoders, fuse, nn.Linear(total, 2))
 
     def theirs(made: nn.Module) -> nn.Module:
@@ -199,7 +203,7 @@ def head_case(
         nets = [encode.get_submodule("module") for encode in made.encoders]
         parts = zip(nets, dims, widths, strict=True)
         encoders = [peers.PyTorchTCN(net, dim, w) for net, dim, w in parts]
-        fuse = peers.Printed(made.fuse, len(dims), 2)
+        fuse = peers.Published(made.fuse, len(dims), 2)
         return peers.Head(encoders, fuse, made.regress)
 
     convolutions = [
@@ -229,7 +233,7 @@ def all_cases() -> list[Case]:
         released_case("rcma-released-v2", 12, 300, paper, "all"),
         recursive_case("rcma-128", 12, 300, (128, 128, 128), settings=plain),
         recursive_case("rcma-one-sample", 1, 300, (128, 128, 128), settings=("float32",)),
-        # One step: compiling grows with modalities times steps.
+        # One recursion: compiling grows with modalities times recursions.
         recursive_case("rcma-eight", 12, 300, (64,) * 8, 1, settings=("float32",)),
         joint_case("jca-16", 12, 16, (512, 512)),
         joint_case("jca-300", 12, 300, (512, 512), compiled=()),

@@ -17,27 +17,29 @@ from torch.autograd.graph import saved_tensors_hooks
 from crossfuse import RecursiveCrossModalAttention
 
 BATCH, LENGTH, DIMS = 4, 300, {"video": 512, "audio": 128, "text": 512}
-STEPS = (1, 2, 4, 8, 16)
+RECURSIONS = (1, 2, 4, 8, 16)
 RESULT = Path(__file__).parent / "results" / "checkpoint_memory.json"
 
 
 class Row(TypedDict):
     """What a forward pass keeps for the backward pass, in MiB."""
 
-    steps: int
+    recursions: int
     kept: float
     kept_with_checkpoint: float
 
 
-def kept(steps: int, *, checkpoint: bool) -> float:
+def kept(recursions: int, *, checkpoint: bool) -> float:
     """Adds up what lives after the forward pass, without parameters, inputs and outputs.
 
-    That is what autograd saves, and what checkpointing holds to start each step again. With
+    That is what autograd saves, and what checkpointing holds to start each recursion again. With
     checkpoint=True the backward pass needs, on top, what one step keeps without.
     """
     gc.collect()  # what the case before left
     torch.manual_seed(0)
-    layer = RecursiveCrossModalAttention(DIMS, LENGTH, steps, stable=True, checkpoint=checkpoint)
+    layer = RecursiveCrossModalAttention(
+        DIMS, LENGTH, recursions, joint="others", checkpoint=checkpoint
+    )
     x = {name: torch.randn(BATCH, LENGTH, dim) for name, dim in DIMS.items()}
     saved: list[Tensor] = []
 
@@ -61,9 +63,11 @@ def address(x: Tensor) -> int:
 def main() -> None:
     """Measures every case and writes the table."""
     rows: list[Row] = []
-    for steps in STEPS:
-        plain, recomputed = (kept(steps, checkpoint=checkpoint) for checkpoint in (False, True))
-        rows.append({"steps": steps, "kept": plain, "kept_with_checkpoint": recomputed})
+    for recursions in RECURSIONS:
+        plain, recomputed = (
+            kept(recursions, checkpoint=checkpoint) for checkpoint in (False, True)
+        )
+        rows.append({"recursions": recursions, "kept": plain, "kept_with_checkpoint": recomputed})
         print(rows[-1])
     about = {"torch": torch.__version__, "batch": BATCH, "length": LENGTH, "dims": DIMS}
     RESULT.parent.mkdir(exist_ok=True)

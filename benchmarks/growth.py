@@ -35,10 +35,10 @@ class Curve:
 
 
 def rcma(
-    count: int = 3, length: int | None = 300, steps: int = 2, *, checkpoint: bool = False
+    count: int = 3, length: int | None = 300, recursions: int = 2, *, checkpoint: bool = False
 ) -> nn.Module:
     return RecursiveCrossModalAttention(
-        [WIDTH] * count, length, steps, stable=True, checkpoint=checkpoint
+        [WIDTH] * count, length, recursions, joint="others", checkpoint=checkpoint
     )
 
 
@@ -52,12 +52,14 @@ CURVES = (
         lambda n: (2, 3, n),
     ),
     Curve("RCMA", "N", (2, 3, 4, 6, 8, 12), lambda n: rcma(n), lambda n: (2, n, 300)),
-    Curve("RCMA", "steps", (1, 2, 4, 8, 16), lambda n: rcma(steps=n), lambda _: (2, 3, 300)),
+    Curve(
+        "RCMA", "recursions", (1, 2, 4, 8, 16), lambda n: rcma(recursions=n), lambda _: (2, 3, 300)
+    ),
     Curve(
         "checkpoint=True",
-        "steps",
+        "recursions",
         (1, 2, 4, 8, 16),
-        lambda n: rcma(steps=n, checkpoint=True),
+        lambda n: rcma(recursions=n, checkpoint=True),
         lambda _: (2, 3, 300),
     ),
     Curve("RCMA", "B", (1, 2, 4, 8, 16, 32), lambda _: rcma(), lambda n: (n, 3, 300)),

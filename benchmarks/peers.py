@@ -61,17 +61,17 @@ class Restated(nn.Module):
         }
 
 
-class Printed(Restated):
+class Published(Restated):
     """RCMA as one would write it down from the paper, eqs. 1-13."""
 
-    def __init__(self, layer: nn.Module, count: int, steps: int) -> None:
+    def __init__(self, layer: nn.Module, count: int, recursions: int) -> None:
         super().__init__(layer)
         self.branches = [
             [
-                [self.matrix(f"steps.{s}.{k}.{w}") for w in ("temporal", "feature", "output")]
+                [self.matrix(f"recursions.{s}.{k}.{w}") for w in ("temporal", "feature", "output")]
                 for k in range(count)
             ]
-            for s in range(steps)
+            for s in range(recursions)
         ]
 
     def forward(self, features: Sequence[Tensor]) -> Fused:
@@ -90,12 +90,12 @@ class Printed(Restated):
 class Released(Restated):
     """RCMA as the authors' code computes it: v1 has ``joint="others"``, v2 to v4 ``"all"``."""
 
-    def __init__(self, layer: nn.Module, dims: Sequence[int], steps: int, joint: str) -> None:
+    def __init__(self, layer: nn.Module, dims: Sequence[int], recursions: int, joint: str) -> None:
         super().__init__(layer)
         self.joint = joint
         self.branches = [
-            [self._branch(f"steps.{s}.{k}", sum(dims)) for k in range(len(dims))]
-            for s in range(steps)
+            [self._branch(f"recursions.{s}.{k}", sum(dims)) for k in range(len(dims))]
+            for s in range(recursions)
         ]
         # v2 to v4 map the joint and go on with the joint: the work is done, the result unused.
         self.unused = nn.ModuleList(
@@ -158,21 +158,21 @@ class ReleasedJoint(Restated):
 class PairwiseAttention(nn.Module):
     """Each modality attends to its joint with torch.nn.MultiheadAttention, step after step."""
 
-    def __init__(self, dims: Sequence[int], steps: int, heads: int = 4) -> None:
+    def __init__(self, dims: Sequence[int], recursions: int, heads: int = 4) -> None:
         super().__init__()
-        self.steps = nn.ModuleList(
+        self.recursions = nn.ModuleList(
             nn.ModuleList(
                 nn.MultiheadAttention(
                     d, heads, batch_first=True, kdim=sum(dims) - d, vdim=sum(dims) - d
                 )
                 for d in dims
             )
-            for _ in range(steps)
+            for _ in range(recursions)
         )
 
     def forward(self, features: Sequence[Tensor]) -> Fused:
         features = list(features)
-        for step in self.steps:
+        for step in self.recursions:
             assert isinstance(step, nn.ModuleList)
             fused = []
             for k, attend in enumerate(step):
@@ -186,12 +186,14 @@ class PairwiseAttention(nn.Module):
 class XTransformers(nn.Module):
     """Each modality attends to its joint with the cross attention of x-transformers."""
 
-    def __init__(self, dims: Sequence[int], steps: int, heads: int = 4) -> None:
+    def __init__(self, dims: Sequence[int], recursions: int, heads: int = 4) -> None:
         from x_transformers import CrossAttender
 
         super().__init__()
         self.attend = nn.ModuleList(
-            CrossAttender(dim=d, depth=steps, heads=heads, cross_attn_dim_context=sum(dims) - d)
+            CrossAttender(
+                dim=d, depth=recursions, heads=heads, cross_attn_dim_context=sum(dims) - d
+            )
             for d in dims
         )
 

@@ -1,4 +1,4 @@
-"""How the printed form grows with its recursions at initialisation, beside stable=True.
+"""How features of the published form grow with the recursions at initialisation, and of the stable form.
 
 Run: python -m benchmarks.saturation. Writes benchmarks/results/saturation.json.
 """
@@ -15,14 +15,14 @@ import torch
 from crossfuse import RecursiveCrossModalAttention
 
 BATCH, LENGTH, DIMS = 2, 300, {"video": 512, "audio": 128, "text": 512}
-STEPS, SEEDS = 16, (0, 1, 2)
+RECURSIONS, SEEDS = 16, (0, 1, 2)
 RESULT = Path(__file__).parent / "results" / "saturation.json"
 
 
 class Row(TypedDict):
     """One step, over all modalities and seeds; the inputs are standard normal."""
 
-    step: int
+    recursion: int
     norm: float  # root mean square of the features, summed in double precision
     smallest: float  # of the norm over the seeds
     largest: float
@@ -30,36 +30,38 @@ class Row(TypedDict):
 
 
 def measure(form: str, seed: int) -> list[tuple[float, float]]:
-    """The norm of the features and the share of saturated correlations after each step."""
+    """The norm of the features and the share of saturated correlations after each recursion."""
     torch.manual_seed(seed)
-    layer = RecursiveCrossModalAttention(DIMS, LENGTH, STEPS, stable=form != "printed")
+    layer = RecursiveCrossModalAttention(
+        DIMS, LENGTH, RECURSIONS, form="paper" if form == "paper" else "stable", joint="others"
+    )
     if form == "stable, O drawn":  # as if training had moved O away from zero
         for name, weight in layer.named_parameters():
             if name.endswith("output"):
                 torch.nn.init.xavier_uniform_(weight)
     x = {name: torch.randn(BATCH, LENGTH, dim) for name, dim in DIMS.items()}
     with torch.no_grad():
-        steps = layer.inspect(x).steps
+        recursions = layer.inspect(x).recursions
     return [
         (
-            torch.cat([y.double().flatten() for y in step.features.values()])
+            torch.cat([y.double().flatten() for y in recursion.features.values()])
             .square()
             .mean()
             .sqrt()
             .item(),
-            torch.cat([c.flatten() for c in step.correlations.values()])
+            torch.cat([c.flatten() for c in recursion.correlations.values()])
             .abs()
             .gt(0.99)
             .float()
             .mean()
             .item(),
         )
-        for step in steps
+        for recursion in recursions
     ]
 
 
 def summary(form: str) -> list[Row]:
-    """One row for each step."""
+    """One row for each recursion."""
     runs = [measure(form, seed) for seed in SEEDS]
     rows: list[Row] = []
     for k, values in enumerate(zip(*runs, strict=True), start=1):
@@ -68,7 +70,7 @@ def summary(form: str) -> list[Row]:
         low, high = (float(f"{norm:.4g}") for norm in (min(norms), max(norms)))
         rows.append(
             {
-                "step": k,
+                "recursion": k,
                 "norm": float(f"{mean(norms):.4g}"),
                 "smallest": low,
                 "largest": high,
@@ -80,7 +82,7 @@ def summary(form: str) -> list[Row]:
 
 def main() -> None:
     """Measures every form and writes the table."""
-    forms = {form: summary(form) for form in ("printed", "stable", "stable, O drawn")}
+    forms = {form: summary(form) for form in ("paper", "stable", "stable, O drawn")}
     for form, rows in forms.items():
         for row in rows:
             print(form, row)

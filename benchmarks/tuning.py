@@ -29,7 +29,9 @@ BATCHES = (1, 4, 12, 48)
 def build(*, stable: bool = False) -> RecursiveCrossModalAttention:
     """The layer of the case rcma-128; the stable one with O drawn, for else it is the identity."""
     torch.manual_seed(0)
-    layer = RecursiveCrossModalAttention(DIMS, LENGTH, stable=stable)
+    layer = RecursiveCrossModalAttention(
+        DIMS, LENGTH, form="stable" if stable else "paper", joint="others"
+    )
     if stable:
         for name, parameter in layer.named_parameters():
             if name.endswith(".output"):
@@ -79,7 +81,7 @@ def of_precision() -> dict[str, dict[str, float]]:
     """Distance of the outputs from float64, as a share of their norm, by form and setting."""
     found: dict[str, dict[str, float]] = {}
     inputs = draw(BATCH)
-    for form in ("printed", "stable"):
+    for form in ("paper", "stable"):
         layer = build(stable=form == "stable")
         with torch.no_grad():
             truth = torch.cat(deepcopy(layer).double()([x.double() for x in inputs]), dim=-1)
@@ -121,7 +123,7 @@ def main(folder: Path = RESULTS, seconds: float = 4.0) -> Path:
     """Measures everything and writes the results file."""
     told: dict[str, Any] = {
         "header": header("cpu"),
-        "case": "RCMA, B 12, L 300, 128/128/128, two steps",
+        "case": "RCMA, B 12, L 300, 128/128/128, two recursions",
         "threads_s": of_threads(seconds),
         "samples_a_second": of_batch(seconds),
         "error": of_precision(),

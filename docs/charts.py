@@ -34,7 +34,7 @@ WIDTH = 128  # features of each modality where the sizes are counted
 
 LAYERS: dict[str, Callable[[list[int], int], nn.Module]] = {
     "RCMA": lambda dims, length: crossfuse.RecursiveCrossModalAttention(dims, length),
-    "RCMA, length=None": lambda dims, _: crossfuse.RecursiveCrossModalAttention(dims, None),
+    "RCMA, length=None": lambda dims, _: crossfuse.RecursiveCrossModalAttention(dims),
     "JCA": lambda dims, length: crossfuse.JointCrossAttention(dims, length),
     "cross-attention": lambda dims, _: crossfuse.CrossAttention(dims),
     "leader-follower": lambda dims, _: crossfuse.LeaderFollowerAttention(dims, leader=0),
@@ -73,13 +73,13 @@ def draw_growth(figure: Figure) -> None:
     """How large features become from step to step, before any training."""
     forms = json.loads(GROWTH.read_text())["forms"]
     titles = {
-        "printed": "as printed",
-        "stable": "stable=True",
-        "stable, O drawn": "stable=True, O not zero",
+        "paper": "as published",
+        "stable": "stable",
+        "stable, O drawn": "stable, O not zero",
     }
     size, saturation = figure.subplots(2, 1, sharex=True)
     for (form, rows), mark in zip(forms.items(), MARKS, strict=False):
-        steps = [row["step"] for row in rows]
+        steps = [row["recursion"] for row in rows]
         label = titles.get(form, form)
         size.plot(steps, [row["norm"] for row in rows], mark, label=label, markersize=4)
         saturation.plot(steps, [100 * row["saturated"] for row in rows], mark, markersize=4)
@@ -115,7 +115,7 @@ FUSIONS = {
     "leader": "leader-follower",
     "cross": "cross-attention",
     "jca-stable": "JCA, stable",
-    "rcma": "RCMA as printed",
+    "rcma": "RCMA, paper's form",
     "rcma-stable": "RCMA, stable",
     "rcma-stable-identity": "RCMA, stable, T from identity",
     "rcma-stable-any": "RCMA, stable, length=None",

@@ -43,18 +43,24 @@ METHODS: dict[str, Method] = {
     "accelerometer": Method("accelerometer alone", ("accelerometer",)),
     "gyroscope": Method("gyroscope alone", ("gyroscope",)),
     "concatenation": Method("concatenation", BOTH),
-    "jca": Method("JCA as printed", BOTH, lambda dims: JointCrossAttention(dims, WINDOW)),
-    "jca-stable": Method(
-        "JCA, stable", BOTH, lambda dims: JointCrossAttention(dims, WINDOW, stable=True)
+    "jca": Method(
+        "JCA, paper's form", BOTH, lambda dims: JointCrossAttention(dims, WINDOW, form="paper")
     ),
-    "rcma": Method("RCMA as printed", BOTH, lambda d: RecursiveCrossModalAttention(d, WINDOW)),
+    "jca-stable": Method("JCA, stable", BOTH, lambda dims: JointCrossAttention(dims, WINDOW)),
+    "rcma": Method(
+        "RCMA, paper's form",
+        BOTH,
+        lambda d: RecursiveCrossModalAttention(d, WINDOW, form="paper", joint="others"),
+    ),
     "rcma-stable": Method(
-        "RCMA, stable", BOTH, lambda dims: RecursiveCrossModalAttention(dims, WINDOW, stable=True)
+        "RCMA, stable",
+        BOTH,
+        lambda dims: RecursiveCrossModalAttention(dims, WINDOW, joint="others"),
     ),
     "rcma-stable-any-length": Method(
         "RCMA, stable, length=None",
         BOTH,
-        lambda dims: RecursiveCrossModalAttention(dims, None, stable=True),
+        lambda dims: RecursiveCrossModalAttention(dims, joint="others"),
     ),
 }
 

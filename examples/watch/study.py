@@ -191,7 +191,9 @@ def depth_table() -> str:
     for steps, stable in product((1, 2, 4, 16), (False, True)):
         torch.manual_seed(0)
         dims = dict.fromkeys(BOTH, WIDTHS[-1])
-        layer = RecursiveCrossModalAttention(dims, WINDOW, steps, stable=stable)
+        layer = RecursiveCrossModalAttention(
+            dims, WINDOW, steps, form="stable" if stable else "paper", joint="others"
+        )
         for name, weight in layer.named_parameters():
             if name.endswith(".output"):
                 nn.init.xavier_uniform_(weight)
@@ -201,7 +203,7 @@ def depth_table() -> str:
         given = torch.stack([x.square().sum() for x in inputs.values()]).sum().sqrt()
         gradients = torch.autograd.grad(whole, list(inputs.values()))
         size = torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item()
-        last = torch.stack(list(seen.steps[-1].correlations.values()))
+        last = torch.stack(list(seen.recursions[-1].correlations.values()))
         saturated = 100 * (last.abs() > _SATURATED).float().mean().item()
         form = "stable" if stable else "as printed"
         growth = (whole / given).item()

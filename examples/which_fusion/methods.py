@@ -122,13 +122,17 @@ class Method:
 
 def _rcma(*, length: int | None = STEPS, joint: str = "others", stable: bool) -> Make:
     return lambda relation: Layer(
-        RecursiveCrossModalAttention(DIMS, length, joint=joint, stable=stable)
+        RecursiveCrossModalAttention(
+            DIMS, length, form="stable" if stable else "paper", joint=joint
+        )
     )
 
 
 def _unaligned(*, stable: bool) -> Make:
     return lambda relation: Layer(
-        RecursiveCrossModalAttention(DIMS, relation.lengths, stable=stable)
+        RecursiveCrossModalAttention(
+            DIMS, relation.lengths, form="stable" if stable else "paper", joint="others"
+        )
     )
 
 
@@ -171,10 +175,8 @@ METHODS: dict[str, Method] = {
         lambda _: Layer(LeaderFollowerAttention(DIMS, leader="strong")),
     ),
     "cross": Method("cross-attention", lambda _: Layer(CrossAttention(DIMS))),
-    "jca": Method("JCA", lambda _: Layer(JointCrossAttention(DIMS, STEPS))),
-    "jca-stable": Method(
-        "JCA, stable", lambda _: Layer(JointCrossAttention(DIMS, STEPS, stable=True))
-    ),
+    "jca": Method("JCA", lambda _: Layer(JointCrossAttention(DIMS, STEPS, form="paper"))),
+    "jca-stable": Method("JCA, stable", lambda _: Layer(JointCrossAttention(DIMS, STEPS))),
     "rcma": Method("RCMA", _rcma(stable=False)),
     "rcma-all": Method("RCMA, joint of all", _rcma(joint="all", stable=False)),
     "rcma-any": Method("RCMA, length=None", _rcma(length=None, stable=False)),

@@ -3,14 +3,19 @@
 One grammar: who, which input, which axis; then what was found, what was expected, what to do.
 """
 
+import keyword
 import math
+import operator
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from typing import SupportsFloat, SupportsIndex, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 E = TypeVar("E", ValueError, TypeError)
+
+_LARGEST = 2**31 - 1  # of a size: more than any axis here, and small enough for torch's counters
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def error(
@@ -35,22 +40,35 @@ def quoted(names: Iterable[object]) -> str:
     return ", ".join(repr(str(name)) for name in names) or "nothing"
 
 
-def check_size(layer: str, name: str, value: object) -> None:
-    """Refuses a size that is not an int of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def check_size(layer: str, name: str, value: object) -> int:
+    """Reads a size: an int of at least 1, or what NumPy and others have in its place."""
+    size = _index(value)
+    if size is None or not 1 <= size <= _LARGEST:
         raise error(
             ValueError,
             layer,
             f"{name} must be a positive int",
             got=f"{value!r}",
-            expected="an int of at least 1",
-            hint=f"{name} counts the elements along an axis",
+            expected="an int of at least 1" if size is None or size < 1 else f"at most {_LARGEST}",
+            hint=f"{name} counts elements along an axis, blocks or recursions",
         )
+    return size
 
 
-def check_probability(layer: str, name: str, value: object) -> None:
-    """Refuses a probability outside [0, 1]."""
-    if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+def _index(value: object) -> int | None:
+    """Returns what can serve as an int and is neither a bool nor a tensor; else None."""
+    if isinstance(value, bool | Tensor) or type(value).__name__ in ("bool_", "bool"):
+        return None
+    try:
+        return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        return None
+
+
+def check_probability(layer: str, name: str, value: object) -> float:
+    """Reads a probability in [0, 1]."""
+    number = _real(value)
+    if number is None or not 0.0 <= number <= 1.0:
         raise error(
             ValueError,
             layer,
@@ -59,24 +77,52 @@ def check_probability(layer: str, name: str, value: object) -> None:
             expected="a number from 0 to 1",
             hint=f"{name} is the share that is dropped, not the share that is kept",
         )
+    return number
 
 
-def check_positive(layer: str, name: str, value: object) -> None:
-    """Refuses what is not a finite number above 0."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+def check_positive(layer: str, name: str, value: object, *, least: float = 0.0) -> float:
+    """Reads a finite number above 0, and of at least ``least``."""
+    number = _real(value)
+    if number is None or not max(0.0, least) <= number < math.inf or number == 0:
         raise error(
             ValueError,
             layer,
             f"{name} must be positive",
             got=f"{value!r}",
-            expected="a finite number above 0",
+            expected=f"a finite number of at least {least:g}"
+            if least
+            else "a finite number above 0",
             hint=f"the docstring of {layer} says what {name} does",
+        )
+    return number
+
+
+def _real(value: object) -> float | None:
+    """Returns a real number, also of NumPy, as a float; None for bools, tensors and the rest."""
+    if isinstance(value, bool | str | bytes | Tensor) or type(value).__name__ == "bool_":
+        return None
+    try:
+        return float(cast(SupportsFloat, value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def check_flag(layer: str, name: str, value: object) -> None:
+    """Refuses a switch that is neither True nor False."""
+    if not isinstance(value, bool):
+        raise error(
+            TypeError,
+            layer,
+            f"{name} must be a bool",
+            got=f"{value!r}",
+            expected="True or False",
+            hint="any other value, such as 'False', would count as True",
         )
 
 
-def check_choice(layer: str, name: str, value: str, choices: Collection[str]) -> None:
+def check_choice(layer: str, name: str, value: object, choices: Collection[str]) -> None:
     """Refuses a word that is not among the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise error(
             ValueError,
             layer,
@@ -89,13 +135,20 @@ def check_choice(layer: str, name: str, value: str, choices: Collection[str]) ->
 
 def check_name(layer: str, name: object) -> None:
     """Refuses a modality name that cannot be part of a parameter's name."""
-    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+    if (
+        not isinstance(name, str)
+        or not name
+        or "." in name
+        or keyword.iskeyword(name)
+        or hasattr(nn.ModuleDict(), name)
+    ):
         raise error(
             ValueError,
             layer,
             f"{name!r} cannot name a modality",
             got=f"{name!r}",
-            expected="a non-empty str without '.', not an attribute of nn.ModuleDict",
+            expected="a non-empty str without '.', no keyword of Python, and not an attribute of "
+            "nn.ModuleDict",
             hint="names become parts of parameter names; add a prefix, such as 'x_' + name",
         )
 
@@ -112,6 +165,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             expected=expected,
             hint="convert it with torch.as_tensor, or give None if it is missing",
         )
+    check_dense(layer, name, x)
     if x.ndim != 3:
         raise error(
             ValueError,
@@ -139,19 +193,38 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             expected=expected,
             hint="give None if the modality is missing",
         )
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES:
         raise error(
             TypeError,
             layer,
-            f"{name!r} is not of a floating-point dtype",
+            f"{name!r} is not of a floating-point dtype that can be computed with",
             got=x.dtype,
-            expected="a floating-point dtype",
+            expected="float32, float64, bfloat16 or float16",
             hint="convert it with .to(torch.float32)",
         )
 
 
+def check_dense(layer: str, name: str, x: Tensor) -> None:
+    """Refuses nested (jagged) and sparse tensors."""
+    if x.is_nested or x.layout != torch.strided:
+        raise error(
+            TypeError,
+            layer,
+            f"{name!r} is not a dense tensor",
+            got="a nested tensor" if x.is_nested else x.layout,
+            expected="a tensor with one number of steps for all samples",
+            hint="pad it and give a mask: crossfuse.collate does both; sparse ones .to_dense()",
+        )
+
+
 def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    """Refuses a tensor on another device, or (outside autocast) of another dtype, than another."""
+    """Refuses a tensor on another device, or of another dtype, than another.
+
+    Steps aside if the other says nothing: on meta (weights that are loaded later), quantised, or
+    in storage of a dtype that is not computed with.
+    """
+    if other.is_meta or other.is_quantized or other.dtype not in _DTYPES:
+        return
     if x.device != other.device:
         raise error(
             ValueError,
@@ -161,14 +234,15 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor)
             expected=other.device,
             hint="move the layer and all inputs to one device with .to(device)",
         )
-    if x.dtype != other.dtype and not torch.is_autocast_enabled(x.device.type):
+    autocast = torch.is_autocast_enabled(x.device.type)  # which leaves float64 as it is
+    if x.dtype != other.dtype and not (autocast and torch.float64 not in (x.dtype, other.dtype)):
         raise error(
             TypeError,
             layer,
             f"{name!r} has another dtype than {other_name}",
             got=x.dtype,
             expected=other.dtype,
-            hint="convert one of them with .to(dtype), or run under torch.autocast",
+            hint="convert one of them with .to(dtype), or run float32 under torch.autocast",
         )
 
 
@@ -176,6 +250,8 @@ def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
     """Refuses what is not a bool mask (B, L) for the features (B, L, d), on their device."""
     # The shapes are written out only where they are needed: text in the way of a compiler would
     # compile them into the graph.
+    if isinstance(mask, Tensor):
+        check_dense(layer, name, mask)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise error(
             TypeError,

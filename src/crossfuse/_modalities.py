@@ -91,14 +91,17 @@ class Structure:
     def ordered(self, what: str, given: object) -> dict[str, Any]:
         """Brings a mapping or a sequence into the layer's order; an absent key becomes None."""
         values = named_entries(self.layer, what, given)
-        if isinstance(given, Mapping) and not self.named:
+        if isinstance(given, Mapping) != self.named:
+            sequence = f"a sequence of {len(self.names)}"
             raise error(
                 TypeError,
                 self.layer,
-                f"{what} came by name, but the modalities of this layer have none",
-                got=f"a mapping with {quoted(values)}",
-                expected=f"a sequence of {len(self.names)}",
-                hint="build the layer with a mapping, by name",
+                f"{what} is given by name, but the modalities of this layer have none"
+                if not self.named
+                else f"{what} is given in order, but the modalities of this layer have names",
+                got=f"a mapping with {quoted(values)}" if not self.named else type(given).__name__,
+                expected=f"a mapping with {quoted(self.names)}" if self.named else sequence,
+                hint="build the layer and call it with the same kind of container",
             )
         if not isinstance(given, Mapping):
             if len(values) != len(self.names):
@@ -177,9 +180,29 @@ class ModalitySet:
             ValueError: If there is not exactly one positive int for each modality.
         """
         found = self.structure.ordered(what, values)
-        for name, value in found.items():
-            check_size(self.layer, f"{what}[{name!r}]", value)
-        return found
+        return {
+            name: check_size(self.layer, f"{what}[{name!r}]", value)
+            for name, value in found.items()
+        }
+
+    def lengths(
+        self, length: int | Mapping[str, int] | Sequence[int] | None
+    ) -> tuple[int | dict[str, int] | list[int] | None, dict[str, int] | None, bool]:
+        """Reads the length of a layer.
+
+        Returns:
+            The length to show, the longest window per modality, and whether all are aligned.
+
+        Raises:
+            ValueError: If it is not a positive int, or one for each modality.
+        """
+        if length is None:
+            return None, None, True
+        if isinstance(length, Mapping | Sequence) and not isinstance(length, str | bytes):
+            each = self.each("length", length)
+            return each if self.structure.named else list(each.values()), each, False
+        longest = check_size(self.layer, "length", length)
+        return longest, dict.fromkeys(self.dims, longest), True
 
     def flatten(
         self,
@@ -256,7 +279,7 @@ def named_entries(layer: str, what: str, given: object) -> dict[str, Any]:
     """
     if isinstance(given, Mapping):
         return dict(given)
-    if isinstance(given, Sequence) and not isinstance(given, str):
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray):
         return {str(k): value for k, value in enumerate(given)}
     raise error(
         TypeError,
@@ -276,4 +299,7 @@ def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:
         # the backward pass.
         part = pad(weight, (0, 1))[:rows, :columns]
         return part.clone(memory_format=torch.contiguous_format)
-    return weight if weight.shape == (rows, columns) else weight[:rows, :columns]
+    tracing = torch._C._get_tracing_state() is not None  # a trace serves all sizes
+    if not tracing and weight.shape == (rows, columns):
+        return weight
+    return weight[:rows, :columns]

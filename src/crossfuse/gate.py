@@ -51,11 +51,11 @@ class DynamicGate(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_size("DynamicGate", "dim", dim)
-        check_positive("DynamicGate", "temperature", temperature)
-        self.dim = dim
-        self.temperature = temperature
-        self.score: nn.Linear = nn.Linear(dim, 2, device=device, dtype=dtype)
+        self.dim: int = check_size("DynamicGate", "dim", dim)
+        self.temperature: float = check_positive(
+            "DynamicGate", "temperature", temperature, least=1e-30
+        )
+        self.score: nn.Linear = nn.Linear(self.dim, 2, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draws the parameters anew."""

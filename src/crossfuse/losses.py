@@ -53,10 +53,9 @@ class ConcordanceLoss(nn.Module):
         super().__init__()
         check_choice(_NAME, "over", over, ("window", "batch"))
         check_choice(_NAME, "moments", moments, ("biased", "unbiased", "mixed"))
-        check_positive(_NAME, "eps", eps)
         self.over = over
         self.moments = moments
-        self.eps = eps
+        self.eps: float = check_positive(_NAME, "eps", eps, least=1e-30)
 
     @override
     def forward(self, prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -55,10 +55,8 @@ class ModalityDropout(nn.Module):
 
     def __init__(self, p: float, *, keep: int = 1) -> None:
         super().__init__()
-        check_probability("ModalityDropout", "p", p)
-        check_size("ModalityDropout", "keep", keep)
-        self.p = p
-        self.keep = keep
+        self.p: float = check_probability("ModalityDropout", "p", p)
+        self.keep: int = check_size("ModalityDropout", "keep", keep)
 
     @overload
     def forward(

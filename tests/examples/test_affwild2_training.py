@@ -163,8 +163,8 @@ def test_every_method_predicts_with_any_modality_missing(method: str) -> None:
 def test_no_parameter_is_dead(method: str, encoded: bool, joint: str) -> None:
     """Several processes wait for the gradient of every free parameter."""
     made = _backbones()
-    for variant in ("printed", "released"):
-        preset = replace(SMALL, joint=joint, variant=variant)  # type: ignore[arg-type]  # as listed
+    for form in ("paper", "released"):
+        preset = replace(SMALL, joint=joint, form=form)  # type: ignore[arg-type]  # as listed
         model = build(_run(method, preset), made).train()
         trials = _trials().see(find_method(method).modalities)
         trials = encode(trials, made) if encoded else trials

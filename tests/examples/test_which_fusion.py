@@ -109,7 +109,7 @@ def test_from_identity_meets_equal_moments() -> None:
     fusion = from_identity(METHODS["rcma-stable-unaligned"].make)(relation)
     weights = dict(fusion.named_parameters())
     for name in NAMES:
-        weight = weights[f"layer.steps.0.{name}.temporal"]
+        weight = weights[f"layer.recursions.0.{name}.temporal"]
         others = [steps for other, steps in relation.lengths.items() if other != name]
         for block in weight.split(others, dim=1):
             rows, columns = block.shape

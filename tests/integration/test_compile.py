@@ -26,10 +26,12 @@ SIZES = [(8, 6), (3, 7), (5, 4), (2, 3)]
 DIMS = {"face": 3, "voice": 5}
 LENGTH = 7
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "rcma": lambda: crossfuse.RecursiveCrossModalAttention(DIMS, LENGTH),
-    "rcma of any length": lambda: crossfuse.RecursiveCrossModalAttention(DIMS, None, stable=True),
+    "rcma": lambda: crossfuse.RecursiveCrossModalAttention(
+        DIMS, LENGTH, form="paper", joint="others"
+    ),
+    "rcma of any length": lambda: crossfuse.RecursiveCrossModalAttention(DIMS),
     "rcma as released": lambda: crossfuse.RecursiveCrossModalAttention(
-        DIMS, LENGTH, 1, variant="released", gate=True
+        DIMS, LENGTH, 1, form="released", joint="others", gate=True
     ),
     "jca": lambda: crossfuse.JointCrossAttention(DIMS, LENGTH, 4),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -49,11 +50,11 @@ def check_numbers(
 
 @pytest.mark.parametrize("joint", ["others", "all"])
 @pytest.mark.parametrize("named", [True, False])
-def test_rcma_gives_the_released_numbers(joint: str, named: bool) -> None:
+def test_rcma_gives_the_released_numbers(joint: Literal["all", "others"], named: bool) -> None:
     data = released.load(f"rcma_release_{joint}")
     dims = released.DIMS if named else list(released.DIMS.values())
     names = NAMES if named else ["0", "1", "2"]
-    layer = RecursiveCrossModalAttention(dims, 13, joint=joint, variant="released", dtype=F64)
+    layer = RecursiveCrossModalAttention(dims, 13, joint=joint, form="released", dtype=F64)
     layer.load_state_dict(convert.rcma(released.weights(data), modalities=names, joint=joint))
 
     def run(x: State) -> Mapping[str, Tensor]:
@@ -148,24 +149,26 @@ def released_step(state: State, k: int, x: list[Tensor], joint: str) -> list[Ten
 @given(
     dims=st.lists(st.integers(1, 7), min_size=3, max_size=3),
     length=st.integers(1, 6),
-    steps=st.integers(1, 12),  # two digits, so that keys do not sort as numbers
+    recursions=st.integers(1, 12),  # two digits, so that keys do not sort as numbers
     joint=st.sampled_from(["others", "all"]),
     seed=st.integers(0, 99),
 )
-def test_rcma_of_any_size(dims: list[int], length: int, steps: int, joint: str, seed: int) -> None:
-    state = rcma_checkpoint(dims, length, steps, joint, seed)
+def test_rcma_of_any_size(
+    dims: list[int], length: int, recursions: int, joint: Literal["all", "others"], seed: int
+) -> None:
+    state = rcma_checkpoint(dims, length, recursions, joint, seed)
     named = dict(zip(NAMES, dims, strict=True))
     layer = RecursiveCrossModalAttention(
-        named, length, steps, joint=joint, variant="released", dtype=F64
+        named, length, recursions, joint=joint, form="released", dtype=F64
     )
     shuffled = dict(sorted(state.items(), key=lambda item: item[0][::-1]))
     layer.load_state_dict(convert.rcma(shuffled, modalities=NAMES, joint=joint))
     x = [torch.randn(2, length, dim, dtype=F64) for dim in dims]
-    found = layer(x)
-    for k in range(steps):
+    found = layer(dict(zip(NAMES, x, strict=True)))
+    for k in range(recursions):
         x = released_step(state, k, x, joint)
-    for name, ours, theirs in zip(NAMES, found, x, strict=True):
-        properties.close(ours, theirs, name, OUTPUT)
+    for name, theirs in zip(NAMES, x, strict=True):
+        properties.close(found[name], theirs, name, OUTPUT)
 
 
 @given(
@@ -182,10 +185,12 @@ def test_jca_of_any_size(dims: list[int], length: int, width: int) -> None:
         for letter in "av"
     }
     layer = JointCrossAttention({"voice": dims[0], "face": dims[1]}, length, width, dtype=F64)
-    layer.load_state_dict(convert.jca(state, modalities=["voice", "face"]))
+    layer.load_state_dict(convert.jca(state, modalities=["voice", "face"], dims=dims))
     x = [torch.randn(2, length, dim, dtype=F64) for dim in dims]
-    joint = torch.cat(x, dim=-1)
-    for letter, y, found in zip("av", x, layer(x), strict=True):
+    joint, names = torch.cat(x, dim=-1), ["voice", "face"]
+    for letter, y, found in zip(
+        "av", x, layer(dict(zip(names, x, strict=True))).values(), strict=True
+    ):
         w = {name: state[f"{name.format(letter)}.weight"] for name in sizes}
         c = torch.tanh(y.mT @ (w["affine_{}"] @ joint) / sum(dims) ** 0.5)
         h = torch.relu(y.mT @ w["W_{}"].T + c @ w["W_c{}"].T)
@@ -316,7 +321,7 @@ def test_parameters_as_values_are_welcome() -> None:
 
 
 @pytest.mark.parametrize("joint", ["others", "all"])
-def test_the_wrong_version_of_rcma_is_noticed(joint: str) -> None:
+def test_the_wrong_version_of_rcma_is_noticed(joint: Literal["all", "others"]) -> None:
     other = "all" if joint == "others" else "others"
     with pytest.raises(ValueError, match="query_linear"):
         convert.rcma(CHECKPOINTS[joint][0], modalities=NAMES, joint=other)

@@ -10,13 +10,12 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crossfuse import CrossModalTransformer, functional
 from tests.support import properties, reference
-from tests.support.strategies import Streams, filled, streams
+from tests.support.strategies import DARK, EDGES, GAPS, Streams, filled, plain, streams
 
 F64 = torch.float64
 
@@ -33,9 +32,7 @@ class Case:
     def layer(
         self, dtype: torch.dtype = F64, *, order: list[int] | None = None
     ) -> CrossModalTransformer:
-        dims = self.streams.layer_dims
-        if order is not None:
-            dims = {self.streams.names[n]: self.streams.dims[n] for n in order}
+        dims = self.streams.layer_dims if order is None else self.streams.declared(order)
         layer = CrossModalTransformer(
             dims, self.width, heads=self.heads, depth=self.depth, dtype=dtype
         )
@@ -43,9 +40,11 @@ class Case:
 
     @property
     def twin(self) -> properties.Twin:
-        dims = dict(sorted(self.streams.by_name.items()))
         return partial(
-            reference.cross_modal_transformer, dims=dims, heads=self.heads, depth=self.depth
+            reference.cross_modal_transformer,
+            dims=self.streams.by_name,
+            heads=self.heads,
+            depth=self.depth,
         )
 
 
@@ -75,27 +74,21 @@ def cases(
     return Case(drawn, width, heads, draw(st.sampled_from([1, 1, 1, 1, 2]), label="depth"))
 
 
-def plain(dims: tuple[int, ...] = (2, 3), batch: int = 2, length: int = 4) -> Streams:
+def uneven(dims: tuple[int, ...] = (2, 3), batch: int = 2, length: int = 4) -> Streams:
     """Named streams without masks or gaps, the second twice as long."""
-    empty = ((0,) * batch,) * len(dims)
     lengths = (length, 2 * length, length + 1)[: len(dims)]
-    return Streams(dims, batch, lengths, True, "none", empty, frozenset(), 3)
+    return replace(plain(dims, batch), lengths=lengths)
 
 
-# The edges: one step, an empty batch, everything masked, one sample without a modality.
-DARK = replace(plain(), lengths=(3, 3), masked="each", invalid=((7, 7), (7, 7)), seed=2)
-GAPS = replace(DARK, invalid=((7, 0), (4, 1)))
-EDGES = (replace(plain(), lengths=(1, 1)), plain(batch=0), DARK, GAPS)
+@pytest.mark.parametrize("edge", EDGES)
+def test_the_edges_agree_with_the_equations(edge: str) -> None:
+    case = Case(EDGES[edge])
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    properties.agrees_with(case.layer(), case.twin, inputs, mask)
+    properties.finite_gradients(case.layer(), inputs, mask)
 
 
-@pytest.mark.parametrize("edge", EDGES, ids=("one step", "no samples", "dark", "gaps"))
-def test_the_edges_agree_with_the_equations(edge: Streams) -> None:
-    case = Case(edge)
-    properties.agrees_with(case.layer(), case.twin, edge.inputs(), edge.mask())
-    properties.finite_gradients(case.layer(), edge.inputs(), edge.mask())
-
-
-@example(case=Case(plain((2, 3, 5)), depth=2))
+@example(case=Case(uneven((2, 3, 5)), depth=2))
 @given(case=cases())
 def test_agrees_with_the_equations(case: Case) -> None:
     properties.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
@@ -180,7 +173,7 @@ def test_second_derivatives_are_finite(case: Case) -> None:
 
 
 def test_gradcheck_of_both_orders() -> None:
-    case = Case(replace(plain((2, 3), batch=1, length=2), named=False))
+    case = Case(replace(uneven(batch=1, length=2), named=False))
     layer = case.layer()
     mask = [torch.tensor([[True, False]]), None]
 
@@ -210,7 +203,7 @@ def test_a_source_that_is_missing_adds_nothing_to_a_target(case: Case) -> None:
 
 def test_the_order_of_the_steps_is_seen_in_every_modality() -> None:
     """By the positions: without them, attention is blind to the order of a source's steps."""
-    case = Case(plain())
+    case = Case(uneven())
     layer, inputs = case.layer(), case.streams.inputs()
     expected = layer(inputs)
     for name, x in inputs.items():
@@ -246,12 +239,12 @@ def test_attention_to_equal_keys_is_the_mean_and_to_nothing_is_zero() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    case = Case(plain((5, 7, 11), batch=3, length=6), depth=2)
+    case = Case(uneven((5, 7, 11), batch=3, length=6), depth=2)
     properties.every_parameter_gets_a_gradient(case.layer(), case.streams.inputs())
 
 
 def test_the_state_dict_is_the_whole_state() -> None:
-    case = Case(plain(), depth=2)
+    case = Case(uneven(), depth=2)
     properties.state_dict_round_trip(case.layer, case.streams.inputs())
 
 
@@ -307,7 +300,7 @@ def test_factory_arguments_reach_every_parameter() -> None:
 
 
 def test_dropout_is_random_in_training_only() -> None:
-    inputs = plain().inputs(torch.float32)
+    inputs = uneven().inputs(torch.float32)
     layer = CrossModalTransformer({"video": 2, "audio": 3}, 8, dropout=0.5)
     assert not torch.equal(layer(inputs)["video"], layer(inputs)["video"])
     assert torch.equal(layer.eval()(inputs)["video"], layer(inputs)["video"])
@@ -343,7 +336,7 @@ def test_wrong_calls_are_answered() -> None:
 
 def test_gradients_per_sample_add_up() -> None:
     """vmap of grad through functional_call, against autograd over the batch."""
-    case = Case(plain(batch=3))
+    case = Case(uneven(batch=3))
     layer, inputs = case.layer(), case.streams.inputs()
     state = {name: value.detach() for name, value in layer.named_parameters()}
 
@@ -363,30 +356,29 @@ def test_gradients_per_sample_add_up() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_one_compiled_graph_serves_every_batch_and_length(masked: bool) -> None:
-    torch.compiler.reset()
-    # Sizes that differ from each other and from every dim: equal ones share a symbol.
-    layer = Case(plain()).layer(torch.float32)
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled, graphs = torch.compile(layer, backend=counter, fullgraph=True, dynamic=True), 0
-    for batch, length in ((6, 7), (9, 13), (5, 11)):
-        inputs = plain(batch=batch, length=length).inputs(torch.float32)
-        mask = {"video": torch.rand(batch, length) > 0.3} if masked else None
-        properties.eager_equals_compiled(layer, compiled, inputs, mask)
-        graphs = graphs or counter.frame_count  # a first call may start over to fix a number
-    assert counter.frame_count == graphs
+    properties.one_graph_serves(
+        Case(uneven()).layer(torch.float32),
+        [
+            (
+                uneven(batch=batch, length=length).inputs(torch.float32),
+                {"video": torch.rand(batch, length) > 0.3} if masked else None,
+            )
+            for batch, length in ((6, 7), (9, 13), (5, 11))
+        ],
+    )
 
 
 @pytest.mark.slow
 def test_an_exported_layer_takes_any_batch_and_any_lengths() -> None:
-    layer = Case(plain()).layer(torch.float32)
+    layer = Case(uneven()).layer(torch.float32)
     batch = torch.export.Dim("batch")
     free = {name: {0: batch, 1: torch.export.Dim(f"steps_{name}")} for name in ("video", "audio")}
-    example = plain(batch=3, length=5)
+    example = uneven(batch=3, length=5)
     masks = {name: torch.rand(x.shape[:2]) > 0.3 for name, x in example.inputs().items()}
     exported = torch.export.export(
         layer, (example.inputs(torch.float32), masks), dynamic_shapes=(free, free)
     ).module()
-    other = replace(plain(batch=2), lengths=(9, 2))
+    other = replace(uneven(batch=2), lengths=(9, 2))
     masks = {name: torch.rand(x.shape[:2]) > 0.3 for name, x in other.inputs().items()}
     expected = layer(other.inputs(torch.float32), masks)
     for place, y in exported(other.inputs(torch.float32), masks).items():

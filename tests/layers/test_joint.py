@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -27,15 +28,17 @@ class Case:
     streams: Streams
     spare: int = 0  # how much longer than the inputs the layer's windows are
     width: int = 4
-    stable: bool = False
+    form: Literal["stable", "paper"] = "paper"
     gate: bool = False
+    recursions: int = 1
 
     def layer(self, dtype: torch.dtype = F64, *, dropout: float = 0.0) -> JointCrossAttention:
         layer = JointCrossAttention(
             self.streams.layer_dims,
             self.streams.length + self.spare,
             self.width,
-            stable=self.stable,
+            form=self.form,
+            recursions=self.recursions,
             gate=self.gate,
             dropout=dropout,
             dtype=dtype,
@@ -44,7 +47,12 @@ class Case:
 
     @property
     def twin(self) -> properties.Twin:
-        return partial(reference.joint_cross_attention, dims=self.streams.by_name, gate=self.gate)
+        return partial(
+            reference.joint_cross_attention,
+            dims=self.streams.by_name,
+            recursions=self.recursions,
+            gate=self.gate,
+        )
 
 
 @st.composite
@@ -62,8 +70,9 @@ def cases(
         drawn,
         spare + draw(st.integers(0, 2)),
         draw(st.sampled_from([1, 4, 13])),
+        draw(st.sampled_from(["stable", "paper"])),
         draw(st.booleans()),
-        draw(st.booleans()),
+        draw(st.integers(1, 2)),
     )
 
 
@@ -124,6 +133,24 @@ def test_the_order_of_the_keys_does_not_matter(case: Case) -> None:
         if y is not None:
             assert torch.equal(y, reverse[name])
             assert torch.equal(y, in_sequence[place])
+
+
+@given(case=cases(named=True), data=st.data())
+def test_the_declared_order_does_not_matter(case: Case, data: st.DataObject) -> None:
+    """A layer declared in another order computes the same from the same state dict."""
+    dims = case.streams.by_name
+    other = JointCrossAttention(
+        {name: dims[name] for name in data.draw(st.permutations(list(dims)), label="order")},
+        case.streams.length + case.spare,
+        case.width,
+        recursions=case.recursions,
+        form=case.form,
+        gate=case.gate,
+        dtype=F64,
+    )
+    properties.declared_in_any_order(
+        case.layer(), other, case.streams.inputs(), case.streams.mask()
+    )
 
 
 @given(case=cases(batch=(1, 3)))
@@ -189,7 +216,7 @@ def test_the_state_dict_is_the_whole_state() -> None:
 def test_parameter_names_are_the_contract() -> None:
     state = JointCrossAttention({"face": 2, "voice": 3}, 4, width=7).state_dict()
     expected = {
-        f"branches.{name}.{part}": shape
+        f"recursions.0.{name}.{part}": shape
         for name in ("face", "voice")
         for part, shape in (
             ("temporal", (4, 4)),
@@ -199,7 +226,7 @@ def test_parameter_names_are_the_contract() -> None:
         )
     }
     assert {name: tuple(value.shape) for name, value in state.items()} == expected
-    assert JointCrossAttention([2, 3], 4).state_dict()["branches.1.own"].shape == (4, 32)
+    assert JointCrossAttention([2, 3], 4).state_dict()["recursions.0.1.own"].shape == (4, 32)
 
 
 @given(case=cases())
@@ -207,8 +234,11 @@ def test_inspecting_changes_nothing(case: Case) -> None:
     layer, inputs, mask = case.layer(), case.streams.inputs(), case.streams.mask()
     seen, outputs = layer.inspect(inputs, mask), properties.places(layer(inputs, mask))
     for place, y in properties.places(seen.outputs).items():
-        c, h = (properties.places(part)[place] for part in (seen.correlations, seen.attention_maps))
-        x = properties.places(seen.features)[place]
+        last = seen.recursions[-1]
+        c, h, x = (
+            properties.places(part)[place]
+            for part in (last.correlations, last.attention_maps, last.features)
+        )
         assert torch.equal(y, outputs[place]), f"{place}: the outputs are not those of forward"
         assert case.gate or torch.equal(y, x), f"{place}: not the attended features"
         assert c.shape == (*y.shape[::2], sum(case.streams.dims))
@@ -234,7 +264,7 @@ def test_dropping_everything_leaves_the_input(case: Case) -> None:
 @given(case=cases())
 def test_stable_starts_as_the_identity(case: Case) -> None:
     layer = JointCrossAttention(
-        case.streams.layer_dims, case.streams.length, stable=True, dtype=F64
+        case.streams.layer_dims, case.streams.length, recursions=case.recursions, dtype=F64
     )
     inputs, mask = case.streams.inputs(), case.streams.mask()
     is_the_input(layer(inputs, mask), inputs, mask)
@@ -251,7 +281,7 @@ def is_the_input(outputs: Structure, inputs: Structure, mask: Structure) -> None
 def test_initialisation_is_xavier_and_seeded() -> None:
     def build() -> JointCrossAttention:
         torch.manual_seed(1)
-        return JointCrossAttention({"a": 40, "b": 60}, 50, width=70)
+        return JointCrossAttention({"a": 40, "b": 60}, 50, width=70, form="paper")
 
     first, second = build(), build()
     for name, value in first.named_parameters():
@@ -273,8 +303,8 @@ def test_factory_arguments_reach_every_parameter() -> None:
 
 
 def test_printing_explains_the_layer() -> None:
-    text = repr(JointCrossAttention({"face": 2, "voice": 3}, 7, width=5, stable=True))
-    for part in ("JointCrossAttention", "'face': 2", "length=7", "width=5", "stable=True"):
+    text = repr(JointCrossAttention({"face": 2, "voice": 3}, 7, width=5))
+    for part in ("JointCrossAttention", "'face': 2", "length=7", "width=5", "form='stable'"):
         assert part in text, f"{part} is not in\n{text}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -27,12 +28,11 @@ class Case:
     streams: Streams
     kind: str = "longest"  # what `length` is: "longest", "each" or "none"
     spare: int = 0  # how much longer than the inputs the layer's windows are
-    steps: int = 2
-    joint: str = "others"
+    recursions: int = 2
+    joint: Literal["all", "others"] = "others"
     share_weights: bool = False
-    stable: bool = False
     gate: bool = False
-    variant: str = "printed"
+    form: Literal["stable", "paper", "released"] = "paper"
 
     @property
     def length(self) -> int | dict[str, int] | list[int] | None:
@@ -49,17 +49,30 @@ class Case:
         layer = RecursiveCrossModalAttention(
             self.streams.layer_dims,
             self.length,
-            self.steps,
+            self.recursions,
             joint=self.joint,
             share_weights=self.share_weights,
-            stable=self.stable,
             gate=self.gate,
-            variant=self.variant,
+            form=self.form,
             checkpoint=checkpoint,
             dropout=dropout,
             dtype=dtype,
         )
         return filled(layer, self.streams.seed)
+
+    def redeclared(self, names: Sequence[str]) -> RecursiveCrossModalAttention:
+        """The layer with its mappings written in another order."""
+        dims, length = self.streams.by_name, self.length
+        return RecursiveCrossModalAttention(
+            {name: dims[name] for name in names},
+            {name: length[name] for name in names} if isinstance(length, dict) else length,
+            self.recursions,
+            joint=self.joint,
+            share_weights=self.share_weights,
+            gate=self.gate,
+            form=self.form,
+            dtype=F64,
+        )
 
     @property
     def twin(self) -> properties.Twin:
@@ -73,12 +86,11 @@ class Case:
             reference.recursive_cross_modal_attention,
             dims=self.streams.by_name,
             length=length,
-            steps=self.steps,
+            recursions=self.recursions,
             joint=self.joint,
             share_weights=self.share_weights,
-            stable=self.stable,
             gate=self.gate,
-            variant=self.variant,
+            form=self.form,
         )
 
 
@@ -94,10 +106,8 @@ def cases(
     batch: tuple[int, int] = (0, 3),
     most: int = 5,
 ) -> Case:
-    variant = draw(st.sampled_from(["printed", "released"]))
-    kind = draw(
-        st.sampled_from(["longest", "none", "each"] if variant == "printed" else ["longest"])
-    )
+    form = draw(st.sampled_from(["stable", "paper", "released"]))
+    kind = draw(st.sampled_from(["longest"] if form == "released" else ["longest", "none", "each"]))
     joint = draw(st.sampled_from(["others", "all"]))
     few = least or (2 if joint == "others" else 1)
     drawn = draw(
@@ -118,9 +128,8 @@ def cases(
         draw(st.integers(1, 3)),
         joint,
         draw(st.booleans()),
-        variant == "printed" and draw(st.booleans()),
         draw(st.booleans()),
-        variant,
+        form,
     )
 
 
@@ -140,7 +149,7 @@ ALL_MASKED = Case(Streams((2, 3), 2, (3, 3), True, "each", ((7, 7), (7, 7)), fro
 # layer without length) or combined with others (the released joint).
 HOLES = Streams((2, 3, 5), 2, (5,) * 3, True, "each", ((3, 31), (9, 0), (16, 1)), frozenset(), 3)
 COUNTED = Case(HOLES, "none")
-COMBINED = Case(HOLES, variant="released")
+COMBINED = Case(HOLES, form="released")
 
 
 @example(case=ONE_STEP)
@@ -157,9 +166,7 @@ def test_agrees_with_the_paper(case: Case) -> None:
 @pytest.mark.parametrize("joint", ["others", "all"])
 def test_reproduces_the_published_numbers(joint: str) -> None:
     data = released.load(f"rcma_release_{joint}")
-    layer = RecursiveCrossModalAttention(
-        released.DIMS, 13, joint=joint, variant="released", dtype=F64
-    )
+    layer = RecursiveCrossModalAttention(released.DIMS, 13, joint=joint, form="released", dtype=F64)
     layer.load_state_dict(released.rcma_state(data, joint))
     released.reproduces(layer, *released.numbers(data))
 
@@ -168,7 +175,7 @@ def test_reproduces_the_published_numbers(joint: str) -> None:
 @given(case=cases(most=3, batch=(1, 3)))
 def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) -> None:
     """Two steps without gates, whose temperature of 0.1 would magnify the rounding tenfold."""
-    case = replace(case, steps=min(case.steps, 2), gate=False)
+    case = replace(case, recursions=min(case.recursions, 2), gate=False)
     layer = case.layer(dtype)
     properties.agrees_with(layer, case.twin, case.streams.inputs(dtype), case.streams.mask())
 
@@ -183,7 +190,7 @@ def test_gradients_in_half_precision_agree_as_a_whole(kind: str, dtype: torch.dt
     errors: dict[str, list[float]] = {"inputs": [], "parameters": []}
     for seed in range(9):
         streams = replace(plain(dims=(11, 13, 17), batch=5, length=9), seed=seed)
-        case = Case(streams, kind, steps=1)
+        case = Case(streams, kind, recursions=1)
         inputs = case.streams.inputs(dtype)
         half = properties.evaluate(case.layer(dtype), inputs)
         layer = case.layer(dtype).double()
@@ -211,11 +218,17 @@ def test_the_order_of_the_keys_does_not_matter(case: Case) -> None:
     backwards = dict(reversed(inputs.items()))
     properties.same_structure(layer, backwards)
     given_order, reverse = layer(inputs), layer(backwards)
-    in_sequence = layer(list(inputs.values()))
-    for place, name in enumerate(inputs):
-        if inputs[name] is not None:
-            assert torch.equal(given_order[name], reverse[name])
-            assert torch.equal(given_order[name], in_sequence[place])
+    for name, x in inputs.items():
+        assert x is None or torch.equal(given_order[name], reverse[name])
+
+
+@given(case=cases(named=True), data=st.data())
+def test_the_declared_order_does_not_matter(case: Case, data: st.DataObject) -> None:
+    """A layer declared in another order computes the same from the same state dict."""
+    names = data.draw(st.permutations(case.streams.names), label="order")
+    properties.declared_in_any_order(
+        case.layer(), case.redeclared(names), case.streams.inputs(), case.streams.mask()
+    )
 
 
 @given(case=cases(batch=(1, 3)))
@@ -259,7 +272,9 @@ def permuted(case: Case, order: Sequence[int]) -> RecursiveCrossModalAttention:
     state = {}
     for key, value in source.items():
         head, _, tail = key.partition(".")
-        index, name, part = tail.split(".", 2) if head == "steps" else ("", *tail.split(".", 1))
+        index, name, part = (
+            tail.split(".", 2) if head == "recursions" else ("", *tail.split(".", 1))
+        )
         n = names.index(name)
         members = [m for m in range(len(names)) if case.joint == "all" or m != n]
         sizes = [old.dims[m] for m in members]
@@ -292,11 +307,13 @@ def test_gradients_are_finite(case: Case) -> None:
     properties.finite_gradients(case.layer(), case.streams.inputs(), case.streams.mask())
 
 
-@pytest.mark.parametrize("variant", ["printed", "released"])
+@pytest.mark.parametrize("form", ["stable", "paper", "released"])
 @pytest.mark.parametrize("joint", ["others", "all"])
 @pytest.mark.parametrize("gate", [False, True])
-def test_every_parameter_learns(variant: str, joint: str, gate: bool) -> None:
-    case = Case(plain(dims=(5, 7, 11), batch=3, length=6), joint=joint, variant=variant, gate=gate)
+def test_every_parameter_learns(
+    form: Literal["stable", "paper", "released"], joint: Literal["all", "others"], gate: bool
+) -> None:
+    case = Case(plain(dims=(5, 7, 11), batch=3, length=6), joint=joint, form=form, gate=gate)
     properties.every_parameter_gets_a_gradient(case.layer(), case.streams.inputs())
 
 
@@ -307,10 +324,12 @@ def test_the_state_dict_is_the_whole_state(kind: str) -> None:
 
 
 def test_parameter_names_are_the_contract() -> None:
-    state = RecursiveCrossModalAttention({"face": 2, "voice": 3}, 4, steps=2).state_dict()
+    state = RecursiveCrossModalAttention(
+        {"face": 2, "voice": 3}, 4, 2, form="paper", joint="others"
+    ).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     expected = {
-        f"steps.{k}.{name}.{part}": shape
+        f"recursions.{k}.{name}.{part}": shape
         for k in range(2)
         for name, d, joint in (("face", 2, 3), ("voice", 3, 2))
         for part, shape in (("temporal", (4, 4)), ("feature", (d, d)), ("output", (joint, d)))
@@ -318,40 +337,38 @@ def test_parameter_names_are_the_contract() -> None:
     assert shapes == expected
 
 
-def test_parameter_names_of_the_variants() -> None:
+def test_parameter_names_of_the_forms() -> None:
     def names(**options: bool | str) -> set[str]:
-        layer = RecursiveCrossModalAttention([2, 3], 4, steps=2, **options)  # type: ignore[arg-type]  # drawn options
+        layer = RecursiveCrossModalAttention([2, 3], 4, **options)  # type: ignore[arg-type]  # drawn options
         return set(layer.state_dict())
 
-    printed = {
-        f"steps.{k}.{n}.{p}" for k in "01" for n in "01" for p in ("temporal", "feature", "output")
+    published = {
+        f"recursions.{k}.{n}.{p}"
+        for k in "01"
+        for n in "01"
+        for p in ("temporal", "feature", "output")
     }
-    biases = {f"{name}_bias" for name in printed}
-    joints = {f"steps.{k}.{n}.{p}" for k in "01" for n in "01" for p in ("joint", "joint_bias")}
-    assert names() == printed
-    assert names(joint="all") == printed
-    assert names(share_weights=True) == {name for name in printed if name.startswith("steps.0")}
-    assert names(variant="released", joint="all") == printed | biases
-    assert names(variant="released", joint="others") == printed | biases | joints
-    timeless = RecursiveCrossModalAttention([2, 3], None, steps=2)
-    assert set(timeless.state_dict()) == {name for name in printed if "temporal" not in name}
+    biases = {f"{name}_bias" for name in published}
+    joints = {
+        f"recursions.{k}.{n}.{p}" for k in "01" for n in "01" for p in ("joint", "joint_bias")
+    }
+    assert names() == published
+    assert names(joint="all") == published
+    assert names(share_weights=True) == {
+        name for name in published if name.startswith("recursions.0")
+    }
+    assert names(form="released", joint="all") == published | biases
+    assert names(form="released", joint="others") == published | biases | joints
+    timeless = RecursiveCrossModalAttention([2, 3])
+    assert set(timeless.state_dict()) == {name for name in published if "temporal" not in name}
 
 
 def test_shapes_of_unaligned_parameters() -> None:
     lengths = {"a": 7, "b": 4, "c": 9}
-    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, steps=1)
-    assert layer.state_dict()["steps.0.b.temporal"].shape == (4, 7 + 9)
-    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, steps=1, joint="all")
-    assert layer.state_dict()["steps.0.b.temporal"].shape == (4, 7 + 4 + 9)
-
-
-def test_lengths_may_come_in_declared_order() -> None:
-    dims = {"a": 2, "b": 3}
-    layers = [
-        RecursiveCrossModalAttention(dims, length, steps=1) for length in ([7, 4], {"b": 4, "a": 7})
-    ]
-    for layer in layers:
-        assert layer.state_dict()["steps.0.a.temporal"].shape == (7, 4)
+    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, 1, joint="others")
+    assert layer.state_dict()["recursions.0.b.temporal"].shape == (4, 7 + 9)
+    layer = RecursiveCrossModalAttention({"a": 2, "b": 3, "c": 5}, lengths, 1)
+    assert layer.state_dict()["recursions.0.b.temporal"].shape == (4, 7 + 4 + 9)
 
 
 @given(case=cases(masks=False), data=st.data())
@@ -359,9 +376,9 @@ def test_equal_lengths_with_equal_blocks_are_the_aligned_layer(
     case: Case, data: st.DataObject
 ) -> None:
     aligned = Case(
-        data.draw(streams()), "longest", 1, case.steps, stable=case.stable, gate=case.gate
+        data.draw(streams()), "longest", 1, case.recursions, form=case.form, gate=case.gate
     )
-    apart = Case(aligned.streams, "each", 1, case.steps, stable=case.stable, gate=case.gate)
+    apart = Case(aligned.streams, "each", 1, case.recursions, form=case.form, gate=case.gate)
     one, many = aligned.layer(), apart.layer()
     others = len(aligned.streams.dims) - 1
     many.load_state_dict(
@@ -378,11 +395,11 @@ def test_equal_lengths_with_equal_blocks_are_the_aligned_layer(
 
 @given(case=cases())
 def test_shared_weights_are_equal_weights(case: Case) -> None:
-    shared = Case(case.streams, case.kind, case.spare, 3, case.joint, True, variant=case.variant)
-    own = Case(case.streams, case.kind, case.spare, 3, case.joint, False, variant=case.variant)
+    shared = Case(case.streams, case.kind, case.spare, 3, case.joint, True, form=case.form)
+    own = Case(case.streams, case.kind, case.spare, 3, case.joint, False, form=case.form)
     one, three = shared.layer(), own.layer()
     state = {
-        f"steps.{k}.{key.split('.', 2)[2]}": value
+        f"recursions.{k}.{key.split('.', 2)[2]}": value
         for key, value in one.state_dict().items()
         for k in range(3)
     }
@@ -396,14 +413,16 @@ def test_shared_weights_are_equal_weights(case: Case) -> None:
 def test_inspecting_changes_nothing(case: Case) -> None:
     layer, inputs, mask = case.layer(), case.streams.inputs(), case.streams.mask()
     seen, outputs = layer.inspect(inputs, mask), properties.places(layer(inputs, mask))
-    assert len(seen.steps) == case.steps
-    last = properties.places(seen.steps[-1].features)
+    assert len(seen.recursions) == case.recursions
+    last = properties.places(seen.recursions[-1].features)
     for place, y in properties.places(seen.outputs).items():
         assert torch.equal(y, outputs[place]), f"{place}: the outputs are not those of forward"
-        assert case.gate or torch.equal(y, last[place]), f"{place}: not the last step's features"
-    for step in seen.steps:
-        for place, c in properties.places(step.correlations).items():
-            h = properties.places(step.attention_maps)[place]
+        assert case.gate or torch.equal(y, last[place]), (
+            f"{place}: not the last recursion's features"
+        )
+    for recursion in seen.recursions:
+        for place, c in properties.places(recursion.correlations).items():
+            h = properties.places(recursion.attention_maps)[place]
             assert c.shape[:2] == (h.shape[0], outputs[place].shape[2])
             assert h.shape[:2] == outputs[place].shape[:2]
             assert c.abs().le(1).all()
@@ -464,9 +483,8 @@ def test_stable_starts_as_the_identity(case: Case) -> None:
     layer = RecursiveCrossModalAttention(
         case.streams.layer_dims,
         case.length,
-        case.steps,
+        case.recursions,
         joint=case.joint,
-        stable=True,
         dtype=F64,
     )
     inputs, mask = case.streams.inputs(), case.streams.mask()
@@ -475,8 +493,8 @@ def test_stable_starts_as_the_identity(case: Case) -> None:
 
 @pytest.mark.parametrize("length", [40, None])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_sixteen_stable_steps_stay_finite(length: int | None, autocast: bool) -> None:
-    layer = RecursiveCrossModalAttention([64, 16, 32], length, steps=16, stable=True)
+def test_sixteen_stable_recursions_stay_finite(length: int | None, autocast: bool) -> None:
+    layer = RecursiveCrossModalAttention([64, 16, 32], length, 16)
     layer = filled(layer, 5)
     inputs = [torch.randn(2, 40, dim) for dim in (64, 16, 32)]
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -486,7 +504,7 @@ def test_sixteen_stable_steps_stay_finite(length: int | None, autocast: bool) ->
 def test_initialisation_is_xavier_and_seeded() -> None:
     def build() -> RecursiveCrossModalAttention:
         torch.manual_seed(1)
-        return RecursiveCrossModalAttention({"a": 40, "b": 60}, 50)
+        return RecursiveCrossModalAttention({"a": 40, "b": 60}, 50, form="paper", joint="others")
 
     first, second = build(), build()
     for name, value in first.named_parameters():
@@ -503,10 +521,12 @@ def test_initialisation_is_xavier_and_seeded() -> None:
         assert torch.equal(value, second.get_parameter(name)), name
 
 
-@pytest.mark.parametrize("variant", ["printed", "released"])
-def test_factory_arguments_reach_every_parameter(variant: str) -> None:
+@pytest.mark.parametrize("form", ["stable", "paper", "released"])
+def test_factory_arguments_reach_every_parameter(
+    form: Literal["stable", "paper", "released"],
+) -> None:
     layer = RecursiveCrossModalAttention(
-        [2, 3], 4, variant=variant, gate=True, device="meta", dtype=torch.bfloat16
+        [2, 3], 4, form=form, gate=True, device="meta", dtype=torch.bfloat16
     )
     for name, value in layer.named_parameters():
         assert value.device.type == "meta", name
@@ -514,17 +534,15 @@ def test_factory_arguments_reach_every_parameter(variant: str) -> None:
 
 
 def test_printing_explains_the_layer() -> None:
-    layer = RecursiveCrossModalAttention(
-        {"face": 2, "voice": 3}, 7, steps=3, joint="all", stable=True
-    )
+    layer = RecursiveCrossModalAttention({"face": 2, "voice": 3}, 7, 3)
     text = repr(layer)
     for part in (
         "RecursiveCrossModalAttention",
         "'face': 2",
         "length=7",
-        "steps=3",
+        "recursions=3",
         "joint='all'",
-        "stable=True",
+        "form='stable'",
     ):
         assert part in text, f"{part} is not in\n{text}"
 
@@ -576,7 +594,7 @@ def test_the_compiled_layer_is_the_layer(kind: str) -> None:
 
 def test_gradcheck() -> None:
     """Autograd against finite differences, once, in the smallest case that has everything."""
-    case = Case(plain(dims=(2, 3), batch=1, length=2), steps=1)
+    case = Case(plain(dims=(2, 3), batch=1, length=2), recursions=1)
     layer = case.layer()
 
     def run(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:

@@ -65,7 +65,7 @@ def test_what_disagrees_in_outputs_or_gradients_is_not_timed(
 ) -> None:
     case = CASES["rcma-small"]
     ours = case.build()
-    reference = peers.Printed(ours, 3, 2)
+    reference = peers.Published(ours, 3, 2)
     inputs = [torch.randn(2, 12, d, requires_grad=True) for d in case.dims]
     parity = gate.Gate(reference, reference, inputs)
     assert parity.disagreements(ours, ours) == []
@@ -76,7 +76,7 @@ def test_what_disagrees_in_outputs_or_gradients_is_not_timed(
 def test_what_is_not_exact_in_double_precision_is_not_timed() -> None:
     case = CASES["rcma-small"]
     ours = case.build()
-    reference = peers.Printed(ours, 3, 2)
+    reference = peers.Published(ours, 3, 2)
     inputs = [torch.randn(2, 12, d, requires_grad=True) for d in case.dims]
     with torch.no_grad():  # too little for float32 to tell from rounding
         reference.get_parameter("steps_0_0_feature").mul_(1 + 1e-6)
@@ -86,7 +86,7 @@ def test_what_is_not_exact_in_double_precision_is_not_timed() -> None:
 
 def test_a_refused_implementation_has_no_rows() -> None:
     case = CASES["rcma-small"]
-    other = peers.Printed(RecursiveCrossModalAttention(case.dims, 12), 3, 2)
+    other = peers.Published(RecursiveCrossModalAttention(case.dims, 12), 3, 2)
     wrong = cases.Peer(lambda _: other, same=True)
     right = case.peers["transcription"]
     case = replace(case, peers={"right": right, "wrong": wrong}, settings=("float32",))

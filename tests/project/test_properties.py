@@ -422,6 +422,22 @@ def test_eager_equals_compiled_catches_another_number() -> None:
         )
 
 
+@pytest.mark.slow
+def test_one_graph_serves_catches_a_graph_for_each_length() -> None:
+    class Baked(nn.Module):
+        def __init__(self, *, bake: bool) -> None:
+            super().__init__()
+            self.bake = bake
+
+        def forward(self, x: Tensor, mask: Structure = None) -> Tensor:
+            return x + (len(range(x.shape[1])) if not self.bake else int(x.shape[1] == 7))
+
+    calls = [(torch.randn(b, t, 2), None) for b, t in ((6, 7), (3, 9), (5, 4))]
+    properties.one_graph_serves(Baked(bake=False), calls)
+    with pytest.raises(AssertionError, match="2 graphs, after 1 at first"):
+        properties.one_graph_serves(Baked(bake=True), calls)
+
+
 def test_state_dict_round_trip_catches_hidden_state() -> None:
     class Hidden(nn.Module):
         def __init__(self) -> None:

@@ -14,7 +14,12 @@ def test_rcma(joint: str) -> None:
     state = released.rcma_state(data, joint)
     released.reproduces(
         lambda x: reference.recursive_cross_modal_attention(
-            state, x, dims=released.DIMS, length=13, joint=joint, variant="released"
+            state,
+            x,
+            dims=dict(sorted(released.DIMS.items())),
+            length=13,
+            joint=joint,
+            form="released",
         ),
         *released.numbers(data),
     )
@@ -51,7 +56,7 @@ def test_leader_follower() -> None:
     released.reproduces(
         lambda x: {
             "fused": reference.leader_follower_attention(
-                maps, norm, x, dims=released.DIMS, leader="video"
+                maps, norm, x, dims=dict(sorted(released.DIMS.items())), leader="video"
             )
         },
         released.part(data, "input"),

@@ -104,10 +104,16 @@ def _rcma(*sizes: Any, **options: Any) -> Callable[[], nn.Module]:  # noqa: ANN4
 
 
 SPECIMENS = {
-    "RecursiveCrossModalAttention": Specimen(_rcma(LENGTH)),
-    "RecursiveCrossModalAttention-anylength": Specimen(_rcma(None, 1, stable=True, gate=True)),
-    "RecursiveCrossModalAttention-released": Specimen(_rcma(LENGTH, 1, variant="released")),
+    "RecursiveCrossModalAttention": Specimen(_rcma()),
+    "RecursiveCrossModalAttention-paper": Specimen(_rcma(LENGTH, form="paper", joint="others")),
+    "RecursiveCrossModalAttention-gated": Specimen(_rcma(None, 1, gate=True)),
+    "RecursiveCrossModalAttention-released": Specimen(
+        _rcma(LENGTH, 1, form="released", joint="others")
+    ),
     "JointCrossAttention": Specimen(lambda: crossfuse.JointCrossAttention(DIMS, LENGTH, 4)),
+    "JointCrossAttention-paper": Specimen(
+        lambda: crossfuse.JointCrossAttention(DIMS, LENGTH, 4, recursions=2, form="paper")
+    ),
     "TemporalConvNet": Specimen(lambda: crossfuse.TemporalConvNet(3, [4, 5], kernel_size=3), _face),
     "PerModality": Specimen(
         lambda: crossfuse.PerModality(

@@ -8,7 +8,7 @@ off. `tests/project/test_properties.py` plants a violation of each law and check
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -638,3 +638,21 @@ def eager_equals_compiled(
         "compiled against eager",
         tolerance_of(modalities),
     )
+
+
+def one_graph_serves(layer: nn.Module, calls: Iterable[tuple[Structure, Structure]]) -> None:
+    """All calls (modalities, mask) run in what the first one compiled, with eager's numbers.
+
+    The first call's sizes must differ from each other and from every dim: equal ones share a
+    symbol.
+    """
+    __tracebackhide__ = True
+    from torch._dynamo.testing import CompileCounterWithBackend  # takes long to import
+
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled, graphs = torch.compile(layer, backend=counter, fullgraph=True, dynamic=True), 0
+    for modalities, mask in calls:
+        eager_equals_compiled(layer, compiled, modalities, mask)
+        graphs = graphs or counter.frame_count  # a first call may start over to fix a number
+    assert counter.frame_count == graphs, f"{counter.frame_count} graphs, after {graphs} at first"

@@ -130,21 +130,20 @@ def recursive_cross_modal_attention(
     *,
     dims: Mapping[str, int],
     length: Length,
-    steps: int = 2,
-    joint: str = "others",
+    recursions: int = 2,
+    form: str = "stable",
+    joint: str = "all",
     share_weights: bool = False,
-    variant: str = "printed",
-    stable: bool = False,
     gate: bool = False,
 ) -> Structure:
-    """RCMA, eqs 1-13, as printed or as the authors' code has it.
+    """RCMA, eqs 1-13, in the form of the paper, of the authors' code, or in the stable form.
 
-    With `stable`, C and H are made of every modality at unit scale, and H has its argument divided
-    by sqrt(d_i).
+    In the stable form C and H are computed from every modality at unit scale, and H has its
+    argument divided by sqrt(d_i). `dims` is in the order in which joints are concatenated.
     """
-    names = list(dims)
+    names, stable = list(dims), form == "stable"
 
-    def printed(sample: Sample, key: str, name: str) -> Tensor:
+    def published(sample: Sample, key: str, name: str) -> Tensor:
         seen = {n: _unit_scale(stream) for n, stream in sample.items()} if stable else sample
         x, members = seen[name], _members(names, name, joint)
         scale = sum(dims[other] for other in members) ** -0.5
@@ -177,12 +176,12 @@ def recursive_cross_modal_attention(
         return x.rows + torch.relu(h @ state[f"{key}.output"] + state[f"{key}.output_bias"])
 
     def fuse(sample: Sample) -> Sample:
-        step = printed if variant == "printed" else released
+        step = released if form == "released" else published
         first = sample
-        for k in range(steps):
+        for k in range(recursions):
             index = 0 if share_weights else k
             sample = {
-                name: Stream(step(sample, f"steps.{index}.{name}", name), sample[name].at)
+                name: Stream(step(sample, f"recursions.{index}.{name}", name), sample[name].at)
                 for name in names
             }
         return _gated(state, first, sample) if gate else sample
@@ -196,21 +195,24 @@ def joint_cross_attention(
     mask: Structure = None,
     *,
     dims: Mapping[str, int],
+    recursions: int = 1,
     gate: bool = False,
 ) -> Structure:
-    """JCA (CVPRW 2022) for N modalities; the joint is always that of all."""
+    """JCA (CVPRW 2022) for N modalities, repeated as in ICASSP 2023; the joint is that of all."""
     scale = sum(dims.values()) ** -0.5
 
-    def branch(sample: Sample, name: str) -> Tensor:
-        x, key = sample[name], f"branches.{name}"
+    def branch(sample: Sample, k: int, name: str) -> Tensor:
+        x, key = sample[name], f"recursions.{k}.{name}"
         t, s, g, o = (state[f"{key}.{part}"] for part in ("temporal", "own", "joint", "output"))
         c = torch.cat([_correlation(x, sample[other], t, scale) for other in dims], dim=1)
         h = torch.relu(x.rows.T @ s[x.at] + c @ g)
         return x.rows + (h @ o[:, x.at]).T
 
     def fuse(sample: Sample) -> Sample:
-        fused = {name: Stream(branch(sample, name), sample[name].at) for name in dims}
-        return _gated(state, sample, fused) if gate else fused
+        first = sample
+        for k in range(recursions):
+            sample = {name: Stream(branch(sample, k, name), sample[name].at) for name in dims}
+        return _gated(state, first, sample) if gate else sample
 
     return _per_sample(fuse, modalities, mask, dims)
 

@@ -53,7 +53,7 @@ def rcma_state(data: dict[str, Tensor], joint: str) -> dict[str, Tensor]:
     for k in range(2):
         layer = f"dcn_layers.{k}"
         for i, name in enumerate(DIMS):
-            key = f"steps.{k}.{name}"
+            key = f"recursions.{k}.{name}"
             for new, old in (
                 ("temporal", f"{layer}.dense_coattn.key{i + 1}_linear"),
                 ("feature", f"{layer}.dense_coattn.value{i + 1}_linear"),
@@ -61,20 +61,21 @@ def rcma_state(data: dict[str, Tensor], joint: str) -> dict[str, Tensor]:
             ):
                 ours[f"{key}.{new}"] = theirs[f"{old}.weight"].T
                 ours[f"{key}.{new}_bias"] = theirs[f"{old}.bias"]
+            suffix, cyclic = CYCLE[name]
+            theirs_order = cyclic if joint == "others" else list(DIMS)
+            rows = _places(theirs_order, sorted(theirs_order))
+            ours[f"{key}.output"] = ours[f"{key}.output"][rows]
             if joint == "others":
-                suffix, order = CYCLE[name]
-                rows = _declared(order, [other for other in DIMS if other != name])
                 old = f"{layer}.dense_coattn.query_linear_{suffix}"
-                ours[f"{key}.output"] = ours[f"{key}.output"][rows]
                 ours[f"{key}.joint"] = theirs[f"{old}.weight"].T[rows][:, rows]
                 ours[f"{key}.joint_bias"] = theirs[f"{old}.bias"][rows]
     return ours
 
 
-def _declared(order: Sequence[str], declared: Sequence[str]) -> list[int]:
-    """For each feature of the joint in declared order, its place in the code's order."""
-    starts = {name: sum(DIMS[o] for o in order[:k]) for k, name in enumerate(order)}
-    return [starts[name] + n for name in declared for n in range(DIMS[name])]
+def _places(theirs: Sequence[str], ours: Sequence[str]) -> list[int]:
+    """For each feature of the joint in our order, its place in theirs."""
+    starts = {name: sum(DIMS[o] for o in theirs[:k]) for k, name in enumerate(theirs)}
+    return [starts[name] + n for name in ours for n in range(DIMS[name])]
 
 
 def jca_state(data: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,10 +85,10 @@ def jca_state(data: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     theirs, ours = weights(data), {}
     for name, letter, cross in (("audio", "a", "ca"), ("video", "v", "cv")):
-        ours[f"branches.{name}.temporal"] = theirs[f"affine_{letter}.weight"]
-        ours[f"branches.{name}.own"] = theirs[f"W_{letter}.weight"].T
-        ours[f"branches.{name}.joint"] = theirs[f"W_{cross}.weight"].T
-        ours[f"branches.{name}.output"] = theirs[f"W_h{letter}.weight"].T
+        ours[f"recursions.0.{name}.temporal"] = theirs[f"affine_{letter}.weight"]
+        ours[f"recursions.0.{name}.own"] = theirs[f"W_{letter}.weight"].T
+        ours[f"recursions.0.{name}.joint"] = theirs[f"W_{cross}.weight"].T
+        ours[f"recursions.0.{name}.output"] = theirs[f"W_h{letter}.weight"].T
     return ours
 
 

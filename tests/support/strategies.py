@@ -43,11 +43,18 @@ class Streams:
     @property
     def layer_dims(self) -> dict[str, int] | tuple[int, ...]:
         """What the layer's constructor takes."""
-        return self.by_name if self.named else self.dims
+        declared = dict(zip(self.names, self.dims, strict=True))
+        return declared if self.named else self.dims
 
     @property
     def by_name(self) -> dict[str, int]:
-        return dict(zip(self.names, self.dims, strict=True))
+        """Features by name, in the order of the layers: alphabetical if named."""
+        each = dict(zip(self.names, self.dims, strict=True))
+        return dict(sorted(each.items())) if self.named else each
+
+    def declared(self, order: Sequence[int]) -> dict[str, int]:
+        """Features by name, declared in another order."""
+        return {self.names[n]: self.dims[n] for n in order}
 
     def whole(self) -> Streams:
         """The same with nothing masked or missing."""
@@ -78,6 +85,24 @@ class Streams:
         steps = range(self.lengths[modality])
         rows = [[not (bits >> t) & 1 for t in steps] for bits in self.invalid[modality]]
         return torch.tensor(rows, dtype=torch.bool).reshape(self.batch, self.lengths[modality])
+
+
+def plain(
+    dims: tuple[int, ...] = (2, 3, 5), batch: int = 2, length: int = 4, *, named: bool = True
+) -> Streams:
+    """Streams without masks or gaps."""
+    empty = ((0,) * batch,) * len(dims)
+    return Streams(dims, batch, (length,) * len(dims), named, "none", empty, frozenset(), 3)
+
+
+DARK = replace(plain((2, 3), length=3), masked="each", invalid=((7, 7), (7, 7)), seed=2)
+GAPS = replace(DARK, invalid=((7, 0), (4, 1)))  # one sample lacks a modality
+EDGES = {
+    "one step": plain(length=1),
+    "no samples": plain(batch=0),
+    "everything masked": DARK,
+    "gaps": GAPS,
+}
 
 
 @st.composite

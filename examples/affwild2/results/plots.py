@@ -87,11 +87,11 @@ def plot_correlations(path: Path, model: AffectNet, trials: Trials, size: int) -
             features = model.backbones(batch.streams, batch.masks)
         attended = model.eval().encoders(features, batch.masks)
         seen = model.fusion.inspect(attended, batch.masks)
-    names, steps = list(attended), len(seen.steps)
+    names, steps = list(attended), len(seen.recursions)
     figure = Figure(figsize=(WIDE, 2.6 * steps), layout="constrained")
     grid = figure.subplots(steps, len(names), squeeze=False)
     picture = None
-    for k, step in enumerate(seen.steps):
+    for k, step in enumerate(seen.recursions):
         for column, name in enumerate(names):
             axes = grid[k][column]
             picture = axes.imshow(

@@ -49,7 +49,10 @@ def _cross(dims: Dims, preset: Preset) -> nn.Module:
 def _jca(*, stable: bool) -> FusionFactory:
     def make(dims: Dims, preset: Preset) -> nn.Module:
         return JointCrossAttention(
-            dims, preset.window, stable=stable, dropout=preset.attention_dropout
+            dims,
+            preset.window,
+            form="stable" if stable else "paper",
+            dropout=preset.attention_dropout,
         )
 
     return make
@@ -59,15 +62,14 @@ def _rcma(
     *, stable: bool = False, joint: str | None = None, any_length: bool = False
 ) -> FusionFactory:
     def make(dims: Dims, preset: Preset) -> nn.Module:
-        released = preset.variant == "released" and not stable and not any_length
+        released = preset.form == "released" and not stable and not any_length
         return RecursiveCrossModalAttention(
             dims,
             None if any_length else preset.window,
-            preset.steps,
+            preset.recursions,
             joint=preset.joint if joint is None else joint,
             dropout=preset.attention_dropout,
-            stable=stable,
-            variant="released" if released else "printed",
+            form="stable" if stable else "released" if released else "paper",
         )
 
     return make
@@ -105,7 +107,7 @@ SINGLE = NAMES
 
 def title_of(name: str, preset: Preset) -> str:
     """What the table calls a row; the authors' preset has RCMA as released, not as published."""
-    released = preset.variant == "released" and name.startswith("rcma")
+    released = preset.form == "released" and name.startswith("rcma")
     return TITLES[name].replace("as published", "as released") if released else TITLES[name]
 
 

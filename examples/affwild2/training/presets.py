@@ -45,8 +45,8 @@ class Preset:
         attention_dropout: In the fusion.
         head_width: Of the head's hidden layer; None for a linear head.
         head_dropout: In the head.
-        steps: Recursions of RCMA.
-        variant: What ``rcma`` is: as published, or as released.
+        recursions: Recursions of RCMA.
+        form: What ``rcma`` is: as published, or as released.
         joint: What the joint of ``rcma`` holds.
         moments: Of the loss: mixed is the code's biased covariance over unbiased variances.
         loss_on_padding: Let the padded frames of short trials count in the loss.
@@ -81,8 +81,8 @@ class Preset:
     attention_dropout: float
     head_width: int | None
     head_dropout: float
-    steps: int
-    variant: Literal["printed", "released"]
+    recursions: int
+    form: Literal["paper", "released"]
     joint: Literal["others", "all"]
     moments: Literal["biased", "mixed"]
     loss_on_padding: bool
@@ -118,8 +118,8 @@ PAPER = Preset(
     attention_dropout=0.5,  # P: on the attended features
     head_width=None,  # PC
     head_dropout=0.8,  # P: on the linear layers
-    steps=2,  # PC: P leaves it open
-    variant="printed",  # P, equations 1-13, Xavier
+    recursions=2,  # PC: P leaves it open
+    form="paper",  # P, equations 1-13, Xavier
     joint="others",  # P
     moments="biased",  # Lin's definition; P states no loss
     loss_on_padding=False,  # mended
@@ -155,8 +155,8 @@ AUTHORS = Preset(
     attention_dropout=0.6,  # C: on the correlation and after the last map
     head_width=None,  # C, first release; the last one has 256
     head_dropout=0.0,  # C
-    steps=2,  # C
-    variant="released",  # C
+    recursions=2,  # C
+    form="released",  # C
     joint="others",  # C, first release; the last one has all
     moments="mixed",  # C
     loss_on_padding=True,  # C
@@ -192,8 +192,8 @@ DEMO = Preset(
     attention_dropout=0.0,  # D
     head_width=64,  # D
     head_dropout=0.2,  # D
-    steps=2,  # C
-    variant="printed",  # P
+    recursions=2,  # C
+    form="paper",  # P
     joint="others",  # P
     moments="biased",  # Lin's definition
     loss_on_padding=False,  # mended

@@ -2,11 +2,19 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor
 
-from crossfuse._errors import check_choice
-from crossfuse.convert._reading import check_names, count_parts, own_copies, read
+from crossfuse._errors import check_choice, check_size, error, quoted
+from crossfuse.convert._reading import (
+    check_axes,
+    check_names,
+    count_parts,
+    in_order,
+    own_copies,
+    read,
+)
 
 # Ours against theirs, for the modality of index i among three; each has a weight and a bias.
 _RCMA = {
@@ -37,12 +45,12 @@ _LEADER_FOLLOWER = {"query": "encoderQ", "key": "encoderK", "value": "encoderV"}
 # Their keys that are left out, as patterns, and why.
 _RCMA_DROPPED = {
     r"dcn_layers\.\d+\.dense_coattn\.query_linear\.(weight|bias)": (
-        "their code computes it and throws the result away"
+        "their code computes it and does not use the result"
     )
 }
 _JCA_DROPPED = {
     r"encoder[12]\.(weight|bias)": (
-        "a linear layer in front of the attention; load it into a torch.nn.Linear of your own"
+        "a linear layer before the attention; load it into a separate torch.nn.Linear"
     )
 }
 _TCN_DROPPED = {
@@ -74,12 +82,16 @@ def dropped(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def rcma(
-    state_dict: Mapping[str, Tensor], *, modalities: Sequence[str], joint: str
+    state_dict: Mapping[str, Tensor],
+    *,
+    modalities: Sequence[str],
+    joint: Literal["all", "others"],
 ) -> dict[str, Tensor]:
-    """Converts the authors' RCMA, with any number of steps and of any sizes.
+    """Converts the authors' RCMA, with any number of recursions and of any sizes.
 
-    Their joint is in cyclic order (the second modality attends to the third and the first), ours
-    in declared order; the weights that meet it are reordered.
+    The weights that meet the joint are reordered: theirs is in cyclic order (the second modality
+    attends to the third and the first) or in the order of ``modalities``, ours in alphabetical
+    order, or in order of position for the names ``"0"``, ``"1"``, ``"2"`` of a sequence.
 
     Args:
         state_dict: Theirs, with keys that begin with ``dcn_layers``.
@@ -87,8 +99,8 @@ def rcma(
         joint: ``"others"`` for the code of arXiv v1, ``"all"`` for that of v2 and later (RJCMA).
 
     Returns:
-        The state dict of ``RecursiveCrossModalAttention(dims, length, steps, joint=joint,
-        variant="released")`` with ``dims`` in the order of ``modalities``.
+        The state dict of ``RecursiveCrossModalAttention(dims, length, recursions, joint=joint,
+        form="released")``, with ``dims`` by these names.
 
     Raises:
         TypeError: If ``state_dict`` is not a mapping of tensors.
@@ -103,7 +115,7 @@ def rcma(
         >>> outputs = ModuleList(Sequential(Linear(10, d)) for d in dims.values())
         >>> step = ModuleDict({"dense_coattn": ModuleDict(keys | values), "linears": outputs})
         >>> theirs = ModuleDict({"dcn_layers": ModuleList([step])}).state_dict()
-        >>> fuse = RecursiveCrossModalAttention(dims, 9, 1, joint="all", variant="released")
+        >>> fuse = RecursiveCrossModalAttention(dims, 9, 1, form="released", joint="all")
         >>> fuse.load_state_dict(rcma(theirs, modalities=list(dims), joint="all"))
         <All keys matched successfully>
     """
@@ -117,26 +129,35 @@ def rcma(
             if joint == "others":
                 branch["joint"] = f"dense_coattn.{_RCMA_JOINTS[i]}"
             for ours, theirs in branch.items():
-                table[f"steps.{k}.{name}.{ours}"] = f"dcn_layers.{k}.{theirs}.weight"
-                table[f"steps.{k}.{name}.{ours}_bias"] = f"dcn_layers.{k}.{theirs}.bias"
+                table[f"recursions.{k}.{name}.{ours}"] = f"dcn_layers.{k}.{theirs}.weight"
+                table[f"recursions.{k}.{name}.{ours}_bias"] = f"dcn_layers.{k}.{theirs}.bias"
     found = read(layer, state_dict, table, _RCMA_DROPPED if joint == "all" else {})
+    for ours, x in found.items():
+        check_axes(layer, table[ours], x, (None,) if ours.endswith("_bias") else (None, None))
     converted = {ours: x if ours.endswith("_bias") else x.mT for ours, x in found.items()}
-    if joint == "others":
-        _reorder_joints(converted, names)
+    _check_rcma(layer, converted, names, joint)
+    _reorder_joints(converted, names, joint)
     return own_copies(converted)
 
 
-def jca(state_dict: Mapping[str, Tensor], *, modalities: Sequence[str]) -> dict[str, Tensor]:
+def jca(
+    state_dict: Mapping[str, Tensor],
+    *,
+    modalities: Sequence[str],
+    dims: Sequence[int] | None = None,
+) -> dict[str, Tensor]:
     """Converts the authors' joint cross-attention (the T-BIOM code), of any sizes.
 
     Args:
         state_dict: Theirs, with keys such as ``affine_a.weight``. The encoders in front of the
             attention are left out.
         modalities: Names of the two modalities in the authors' order: audio, video.
+        dims: Features of the two modalities, in the same order. Only needed if the names are not
+            in alphabetical order, since the checkpoint does not hold these sizes.
 
     Returns:
-        The state dict of ``JointCrossAttention(dims, length, width)`` with ``dims`` in the order
-        of ``modalities``.
+        The state dict of ``JointCrossAttention(dims, length, width)``, with ``dims`` by these
+        names.
 
     Raises:
         TypeError: If ``state_dict`` is not a mapping of tensors.
@@ -158,13 +179,20 @@ def jca(state_dict: Mapping[str, Tensor], *, modalities: Sequence[str]) -> dict[
     layer = "convert.jca"
     names = check_names(layer, modalities, 2)
     table = {
-        f"branches.{name}.{ours}": f"{theirs}.weight"
+        f"recursions.0.{name}.{ours}": f"{theirs}.weight"
         for name, branch in zip(names, _JCA, strict=True)
         for ours, theirs in branch.items()
     }
     found = read(layer, state_dict, table, _JCA_DROPPED)
-    # They mix the steps of the joint, not of the modality, so that their weight is T as it stands.
-    return own_copies({ours: x if ours.endswith("temporal") else x.mT for ours, x in found.items()})
+    for ours, x in found.items():
+        check_axes(layer, table[ours], x, (None, None))
+    # They mix the steps of the joint, not of the modality: their weight is T, not its transpose.
+    converted = {ours: x if ours.endswith("temporal") else x.mT for ours, x in found.items()}
+    rows = _joint_rows(layer, names, dims, converted[f"recursions.0.{names[0]}.joint"].shape[0])
+    for key, value in converted.items():
+        if key.endswith(".joint"):
+            converted[key] = value[rows]
+    return own_copies(converted)
 
 
 def tcn(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -196,6 +224,8 @@ def tcn(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     table = {}
     for k in range(count_parts(layer, state_dict, r"network\.(\d+)\.")):
         weight = state_dict.get(f"network.{k}.conv1.weight_v")
+        if weight is not None:
+            check_axes(layer, f"network.{k}.conv1.weight_v", weight, (None, None, None))
         same_width = weight is not None and weight.shape[0] == weight.shape[1]
         for ours, theirs in (_TCN if same_width else _TCN | _TCN_RESIDUAL).items():
             table[f"blocks.{k}.{ours}"] = f"network.{k}.{theirs}"
@@ -213,8 +243,8 @@ def leader_follower(
             rows of their layer norm.
 
     Returns:
-        The state dict of ``LeaderFollowerAttention(dims, width, leader=leader)`` with ``dims`` in
-        the order of ``modalities``.
+        The state dict of ``LeaderFollowerAttention(dims, width, leader=leader)``, with ``dims`` by
+        these names.
 
     Raises:
         TypeError: If ``state_dict`` is not a mapping of tensors.
@@ -233,29 +263,70 @@ def leader_follower(
         <All keys matched successfully>
     """
     layer = "convert.leader_follower"
+    names = check_names(layer, modalities, None)
     table = {
         f"{ours}.{name}.{kind}": f"{theirs}.{name}.{kind}"
         for ours, theirs in _LEADER_FOLLOWER.items()
-        for name in check_names(layer, modalities, None)
+        for name in names
         for kind in ("weight", "bias")
     }
-    table |= {f"norm.{kind}": f"ln.{kind}" for kind in ("weight", "bias")}
-    return own_copies(read(layer, state_dict, table, {}))
+    norm = {f"norm.{kind}": f"ln.{kind}" for kind in ("weight", "bias")}
+    converted = read(layer, state_dict, table | norm, {})
+    rows = [names.index(name) for name in in_order(names)]
+    for key in norm:
+        check_axes(layer, norm[key], converted[key], (len(names), None))
+        converted[key] = converted[key][rows]
+    return own_copies(converted)
 
 
-def _reorder_joints(converted: dict[str, Tensor], names: Sequence[str]) -> None:
-    """Brings the weights that meet a joint in cyclic order into declared order."""
+def _reorder_joints(converted: dict[str, Tensor], names: Sequence[str], joint: str) -> None:
+    """Brings the weights that meet a joint from the authors' order into ours."""
+    ours = in_order(names)
     for key, value in converted.items():
         _, k, name, part = key.split(".")
         if part not in ("joint", "joint_bias", "output"):
             continue
         i = names.index(name)
         cyclic = [names[(i + 1) % 3], names[(i + 2) % 3]]
-        theirs = [(other, n) for other in cyclic for n in range(_dim(converted, k, other))]
-        rows = sorted(range(len(theirs)), key=lambda row: names.index(theirs[row][0]))
+        members = cyclic if joint == "others" else list(names)
+        theirs = [(other, n) for other in members for n in range(_dim(converted, k, other))]
+        rows = sorted(range(len(theirs)), key=lambda row: ours.index(theirs[row][0]))
         converted[key] = value[rows][:, rows] if part == "joint" else value[rows]
 
 
 def _dim(converted: Mapping[str, Tensor], k: str, name: str) -> int:
     """Reads the features of a modality off the weight that mixes them."""
-    return converted[f"steps.{k}.{name}.feature"].shape[0]
+    return converted[f"recursions.{k}.{name}.feature"].shape[0]
+
+
+def _check_rcma(
+    layer: str, converted: Mapping[str, Tensor], names: Sequence[str], joint: str
+) -> None:
+    """Refuses weights whose rows do not fit the joint."""
+    for key, value in converted.items():
+        _, k, name, part = key.split(".")
+        if part in ("joint", "joint_bias", "output"):
+            others = [other for other in names if joint == "all" or other != name]
+            check_axes(layer, key, value, (sum(_dim(converted, k, o) for o in others),))
+
+
+def _joint_rows(
+    layer: str, names: Sequence[str], dims: Sequence[int] | None, total: int
+) -> list[int]:
+    """Returns the rows of a joint of all in our order, as places in the authors'."""
+    ours = in_order(names)
+    if ours == list(names):
+        return list(range(total))
+    sizes = [] if dims is None else [check_size(layer, f"dims[{k}]", d) for k, d in enumerate(dims)]
+    if len(sizes) != len(names) or sum(sizes) != total:
+        raise error(
+            ValueError,
+            layer,
+            "dims does not give the features of each modality",
+            got=f"dims={dims!r} for {quoted(names)}",
+            expected=f"{len(names)} sizes that add up to {total}",
+            hint="names in alphabetical order need none, such as 'audio' and 'video'",
+        )
+    starts = {name: sum(sizes[:k]) for k, name in enumerate(names)}
+    widths = dict(zip(names, sizes, strict=True))
+    return [starts[name] + n for name in ours for n in range(widths[name])]

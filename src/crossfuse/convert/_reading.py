@@ -1,7 +1,7 @@
 """Reading a foreign state dict by a table of keys, which must fit it exactly."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,17 +9,19 @@ from torch import Tensor
 from crossfuse._errors import check_name, error, quoted
 
 
-def check_names(layer: str, modalities: Sequence[str], count: int | None) -> list[str]:
+def check_names(layer: str, modalities: object, count: int | None) -> list[str]:
     """Reads the names of the modalities; None for any number of them."""
-    names = [] if isinstance(modalities, str) else list(modalities)
-    if not names or len(set(names)) < len(names) or len(names) != (count or len(names)):
+    given = list(modalities) if isinstance(modalities, Iterable) else []
+    names = [] if isinstance(modalities, str) else [name for name in given if isinstance(name, str)]
+    several = len(names) == len(given) and len(set(names)) == len(names)
+    if not names or not several or len(names) != (count or len(names)):
         raise error(
             ValueError,
             layer,
             "modalities does not name those of the checkpoint",
             got=f"{modalities!r}",
             expected=f"{count or 'some'} different names, in the order of the authors' code",
-            hint="the docstring tells that order; the names are those in the layer's dims",
+            hint="the docstring states that order; the names are those in the layer's dims",
         )
     for name in names:
         check_name(layer, name)
@@ -27,7 +29,7 @@ def check_names(layer: str, modalities: Sequence[str], count: int | None) -> lis
 
 
 def count_parts(layer: str, state_dict: Mapping[str, Tensor], pattern: str) -> int:
-    """Counts the steps or blocks of a checkpoint; one without any shall lack those of the first."""
+    """Counts the recursions or blocks of a checkpoint; at least 1, whose keys are then missing."""
     _check_tensors(layer, state_dict)
     return max(1, len({m.group(1) for key in state_dict if (m := re.match(pattern, key))}))
 
@@ -70,6 +72,29 @@ def read(
     return {ours: state_dict[key] for ours, key in table.items()}
 
 
+def in_order(names: Sequence[str]) -> list[str]:
+    """Returns the names in the order of a layer: alphabetical, or by position in a sequence."""
+    positions = [str(k) for k in range(len(names))]
+    return positions if set(names) == set(positions) else sorted(names)
+
+
+def check_axes(layer: str, key: str, x: Tensor, sizes: tuple[int | None, ...]) -> None:
+    """Refuses a value whose leading axes do not have these sizes; None for any size."""
+    fits = x.ndim >= len(sizes) and all(
+        size in (None, found) for size, found in zip(sizes, x.shape, strict=False)
+    )
+    if not fits or (None in sizes and x.ndim != len(sizes)):
+        shown = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise error(
+            ValueError,
+            layer,
+            f"{key!r} does not have the shape of the authors' module",
+            got=f"{tuple(x.shape)}",
+            expected=f"({shown})" if None in sizes else f"({shown}, ...)",
+            hint="give the state dict as their code saved it",
+        )
+
+
 def own_copies(converted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies the values, so that the checkpoint keeps its own."""
     return {
@@ -88,5 +113,5 @@ def _check_tensors(layer: str, state_dict: object) -> None:
                 "state_dict is not a mapping of names to tensors",
                 got=type(x).__name__ if key is None else f"{key!r}: {type(x).__name__}",
                 expected="the state dict of a module: str to tensor",
-                hint="torch.load reads one from a file; it may lie under a key such as 'net'",
+                hint="torch.load reads one from a file; it may be under a key such as 'net'",
             )

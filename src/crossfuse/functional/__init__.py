@@ -13,9 +13,12 @@ from crossfuse.functional._cross_modal import cross_modal_attention as cross_mod
 from crossfuse.functional._cross_modal import cross_modal_positions as cross_modal_positions
 from crossfuse.functional._jca import jca_attended_features as jca_attended_features
 from crossfuse.functional._jca import jca_attention_map as jca_attention_map
+from crossfuse.functional._jca import jca_correlation as jca_correlation
 from crossfuse.functional._leader_follower import (
     leader_follower_attention as leader_follower_attention,
 )
+from crossfuse.functional._pooling import attention_pooling as attention_pooling
+from crossfuse.functional._pooling import masked_mean as masked_mean
 from crossfuse.functional._rcma import concat_features as concat_features
 from crossfuse.functional._rcma import rcma_attended_features as rcma_attended_features
 from crossfuse.functional._rcma import rcma_attention_map as rcma_attention_map

@@ -106,7 +106,7 @@ def _check(
 ) -> None:
     check_choice(_NAME, "over", over, OVER)
     check_choice(_NAME, "moments", moments, MOMENTS)
-    check_positive(_NAME, "eps", eps)
+    check_positive(_NAME, "eps", eps, least=1e-30)
     for name, series in (("prediction", prediction), ("target", target)):
         if not isinstance(series, Tensor) or series.is_complex():
             raise error(

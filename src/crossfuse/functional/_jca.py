@@ -7,7 +7,30 @@ K width of the attention map.
 import torch
 from torch import Tensor
 
-from crossfuse.functional._products import mix
+from crossfuse.functional._products import correlate, mix
+
+
+def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
+    r"""Correlates every feature of a modality with every feature of the joint, mixed over time.
+
+    .. math:: C = \tanh\left(\frac{X^\top T J}{\sqrt{D}}\right)
+
+    JCA, the joint correlation.
+
+    Args:
+        x: One modality :math:`X`, (B, L, d).
+        joint: The joint of all modalities :math:`J`, (B, L, D).
+        temporal: Learned mixing of the steps :math:`T`, (L, L).
+
+    Returns:
+        The correlation :math:`C`, (B, d, D), in (-1, 1).
+
+    Example:
+        >>> x, joint = torch.randn(2, 9, 4), torch.randn(2, 9, 7)
+        >>> jca_correlation(x, joint, torch.randn(9, 9)).shape
+        torch.Size([2, 4, 7])
+    """
+    return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
 def jca_attention_map(

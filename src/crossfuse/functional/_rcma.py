@@ -106,8 +106,8 @@ def rcma_timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> 
         >>> rcma_timeless_correlation(x, joint, torch.tensor([9, 5])).shape
         torch.Size([2, 4, 7])
     """
-    if isinstance(count, Tensor):
-        # Halves hold no count above 2048 exactly, so the root is taken in single precision.
+    if isinstance(count, Tensor) and count.ndim == 1:
+        # Half precision holds no count above 2048 exactly: the root is taken in single precision.
         root = count.to(torch.promote_types(x.dtype, torch.float32)).rsqrt()
         return torch.tanh_((x * root.to(x.dtype)[:, None, None]).mT @ joint)
     return torch.tanh_((x * count**-0.5).mT @ joint)

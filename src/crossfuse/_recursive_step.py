@@ -1,0 +1,195 @@
+"""One recursion of RCMA: a branch per modality, all updated from the same features.
+
+Shapes: B batch, L steps, d features of a modality, D features of its joint.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from crossfuse import functional
+from crossfuse._masks import valid_count
+from crossfuse._modalities import leading_part
+from crossfuse._parameters import new_parameter
+
+_NAME = "RecursiveCrossModalAttention"
+_SILENCE = 1e-5  # mean square below which a window is not brought to unit scale, as in LayerNorm
+
+Joint: TypeAlias = Sequence[Tensor]
+"""The joint (B, L, D); with a length per modality, the modalities in it, (B, L_j, d_j) each."""
+
+
+class Attended(NamedTuple):
+    """What a branch computed."""
+
+    features: Tensor  # (B, L, d)
+    correlation: Tensor  # (B, d, D)
+    attention_map: Tensor  # (B, L, D)
+
+
+class Sizes(NamedTuple):
+    """What a branch is built for."""
+
+    dim: int  # d
+    members: tuple[int, ...]  # which modalities are in the joint
+    joint_dim: int  # D
+    length: int | None  # the longest window; None for no temporal weight
+    columns: tuple[int, ...]  # that of the joint, or of each modality in it
+
+
+class Branch(nn.Module):
+    """The equations of the paper for one modality.
+
+    Args:
+        sizes: What it is built for.
+        stable: Whether H has its argument divided by the root of d, and O starts at zero.
+        temporal_init: How T starts.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        stable: bool,
+        temporal_init: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.stable = stable
+        self.temporal_init = temporal_init
+        dim, joint_dim, length = sizes.dim, sizes.joint_dim, sizes.length
+        self.temporal = (
+            None
+            if length is None
+            else new_parameter(_NAME, length, sum(sizes.columns), device=device, dtype=dtype)
+        )
+        self.feature = new_parameter(_NAME, dim, dim, device=device, dtype=dtype)
+        self.output = new_parameter(_NAME, joint_dim, dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Re-initialises the parameters: Xavier uniform, but O = 0 in the stable form."""
+        if self.temporal is not None:
+            for block in torch.split(self.temporal.detach(), list(self.sizes.columns), dim=1):
+                if self.temporal_init == "identity":
+                    start_as_identity_(block)
+                else:
+                    nn.init.xavier_uniform_(block)
+        nn.init.xavier_uniform_(self.feature)
+        if self.stable:
+            nn.init.zeros_(self.output)
+        else:
+            nn.init.xavier_uniform_(self.output)
+
+    @override
+    def forward(
+        self, x: Tensor, inner: Tensor, joint: Joint, valid: Tensor | None, dropout: float
+    ) -> Tensor:
+        """Returns the attended features (B, L, d), zero at invalid steps."""
+        return self.attend(x, inner, joint, valid, dropout).features
+
+    def attend(
+        self, x: Tensor, inner: Tensor, joint: Joint, valid: Tensor | None, dropout: float
+    ) -> Attended:
+        """Returns the attended features, C and H.
+
+        Args:
+            x: The features (B, L, d) that the result is added to.
+            inner: The features (B, L, d) that C and H are computed from.
+            joint: The joint, computed from the features like ``inner``.
+            valid: Valid steps (B, L).
+            dropout: Probability of dropping an element of H O.
+        """
+        correlation = self._correlation(inner, joint, valid)
+        scale = x.shape[-1] ** -0.5 if self.stable else 1.0
+        attention = functional.rcma_attention_map(
+            inner, correlation, self.feature, scale=scale, longest=self.sizes.length
+        )
+        features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
+        return Attended(features, correlation, attention)
+
+    def _correlation(self, x: Tensor, joint: Joint, valid: Tensor | None) -> Tensor:
+        if self.temporal is None:
+            return functional.rcma_timeless_correlation(x, joint[0], valid_count(x, valid))
+        steps = x.shape[1]
+        if len(joint) == 1:
+            temporal = leading_part(self.temporal, steps, joint[0].shape[1])
+            return functional.rcma_correlation(x, joint[0], temporal)
+        blocks = zip(
+            torch.split(self.temporal, list(self.sizes.columns), dim=1), joint, strict=True
+        )
+        temporals = [leading_part(block, steps, part.shape[1]) for block, part in blocks]
+        return functional.rcma_unaligned_correlation(x, joint, temporals)
+
+    @override
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={tuple(p.shape)}" for name, p in self.named_parameters())
+
+
+class Step(nn.ModuleDict):
+    """One recursion, a :class:`Branch` per modality in the layer's order."""
+
+    @override
+    def forward(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor | None], dropout: float
+    ) -> tuple[Tensor, ...]:
+        """Returns the attended features of every modality."""
+        # One after the other: C and H of a modality are freed before those of the next are made.
+        return tuple(branch(*inputs, dropout) for branch, *inputs in self._inputs(features, masks))
+
+    def attend(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor | None], dropout: float
+    ) -> list[Attended]:
+        """Returns the attended features, C and H of every modality."""
+        return [
+            branch.attend(*inputs, dropout) for branch, *inputs in self._inputs(features, masks)
+        ]
+
+    def _inputs(
+        self, features: Sequence[Tensor], masks: Sequence[Tensor | None]
+    ) -> Iterator[tuple[Any, Tensor, Tensor, Joint, Tensor | None]]:
+        """Yields what each branch needs, when it is its turn."""
+        branches: list[Any] = list(self.values())  # also if they are wrapped
+        stable = branches[0].stable
+        inner = list(map(unit_scale, features, masks)) if stable else list(features)
+        whole: Tensor | None = None
+        for branch, x, own, valid in zip(branches, features, inner, masks, strict=True):
+            members = branch.sizes.members
+            if len(branch.sizes.columns) > 1:
+                joint: Joint = [inner[m] for m in members]
+            elif len(members) == len(inner):
+                whole = functional.concat_features(inner) if whole is None else whole
+                joint = [whole]
+            else:
+                joint = [functional.concat_features([inner[m] for m in members])]
+            yield branch, x, own, joint, valid
+
+
+def unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Divides each window (B, L, d) by the root mean square of its valid part."""
+    count = valid_count(x, valid)
+    # Squares of half precision overflow early, so the sum is taken in single precision.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    size: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide)
+    power = size.square() / (count * x.shape[2])
+    return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
+
+
+def start_as_identity_(block: Tensor) -> None:
+    """Writes a start into a temporal block (L, M) at which steps of the same time meet.
+
+    For L = M it is the identity. Otherwise step s of L lasts from s/L to (s + 1)/L of the window,
+    and an element is the time that both steps share, as a part of the shorter step.
+    """
+    rows, columns = block.shape
+    edges = [torch.arange(n + 1, device=block.device, dtype=torch.float64) / n for n in block.shape]
+    ends = torch.minimum(edges[0][1:, None], edges[1][None, 1:])
+    starts = torch.maximum(edges[0][:-1, None], edges[1][None, :-1])
+    block.copy_((ends - starts).clamp(min=0) * max(rows, columns))

@@ -1,0 +1,48 @@
+"""What ``inspect`` returns."""
+
+from typing import Generic, NamedTuple, TypeVar
+
+S = TypeVar("S")
+"""The structure of the inputs: ``dict[str, Tensor | None]`` or ``tuple[Tensor | None, ...]``."""
+
+
+class Recursion(NamedTuple, Generic[S]):
+    """What one recursion computed, each field in the structure of the inputs.
+
+    Attributes:
+        features: The attended features, each (B, L, d_i).
+        correlations: The joint correlation C of each modality, (B, d_i, D_i).
+        attention_maps: The attention map H of each modality: (B, L, D_i) in
+            :class:`~crossfuse.RecursiveCrossModalAttention`, (B, d_i, K) in
+            :class:`~crossfuse.JointCrossAttention`.
+
+    Example:
+        >>> from crossfuse import JointCrossAttention
+        >>> fuse = JointCrossAttention([4, 3], 10)
+        >>> recursion = fuse.inspect([torch.randn(1, 10, 4), torch.randn(1, 10, 3)]).recursions[0]
+        >>> [c.shape for c in recursion.correlations]
+        [torch.Size([1, 4, 7]), torch.Size([1, 3, 7])]
+    """
+
+    features: S
+    correlations: S
+    attention_maps: S
+
+
+class Inspection(NamedTuple, Generic[S]):
+    """The outputs of a layer with recursions, and what each recursion computed.
+
+    Attributes:
+        outputs: What ``forward`` returns.
+        recursions: One :class:`Recursion` each, before any gate.
+
+    Example:
+        >>> from crossfuse import RecursiveCrossModalAttention
+        >>> fuse = RecursiveCrossModalAttention({"face": 4, "voice": 3}, recursions=2)
+        >>> seen = fuse.inspect({"face": torch.randn(1, 9, 4), "voice": torch.randn(1, 9, 3)})
+        >>> len(seen.recursions), seen.recursions[1].features["face"].shape
+        (2, torch.Size([1, 9, 4]))
+    """
+
+    outputs: S
+    recursions: tuple[Recursion[S], ...]
