@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -314,13 +315,14 @@ def test_printing_explains_the_layer() -> None:
 
 def test_wrong_calls_are_answered() -> None:
     dims = {"face": 3, "voice": 5}
-    for wrong, message in (
+    answers: list[tuple[dict[str, Any], str]] = [
         ({"width": 0}, "width must be a positive int"),
         ({"heads": 0}, "heads must be a positive int"),
         ({"depth": 0}, "depth must be a positive int"),
         ({"dropout": 2}, "dropout must be a probability"),
         ({"width": 6}, "width is not a multiple of heads"),
-    ):
+    ]
+    for wrong, message in answers:
         with pytest.raises(ValueError, match=f"CrossModalTransformer: {message}"):
             CrossModalTransformer(dims, **wrong)
     with pytest.raises(ValueError, match="use width=8"):

@@ -430,7 +430,7 @@ def test_one_graph_serves_catches_a_graph_for_each_length() -> None:
             self.bake = bake
 
         def forward(self, x: Tensor, mask: Structure = None) -> Tensor:
-            return x + (len(range(x.shape[1])) if not self.bake else int(x.shape[1] == 7))
+            return x * (2 if self.bake and x.shape[1] == 7 else x.shape[1])
 
     calls = [(torch.randn(b, t, 2), None) for b, t in ((6, 7), (3, 9), (5, 4))]
     properties.one_graph_serves(Baked(bake=False), calls)
@@ -548,7 +548,7 @@ def _hidden_slope(m: Tensor) -> Tensor:
 def test_the_rcma_twin_by_hand() -> None:
     """Two modalities of one feature and one step: C = tanh(2·0.5·3), H = relu(2·1·C), X + H·10."""
     state = {
-        f"steps.0.{name}.{part}": torch.tensor([[value]], dtype=torch.float64)
+        f"recursions.0.{name}.{part}": torch.tensor([[value]], dtype=torch.float64)
         for name in "ab"
         for part, value in (("temporal", 0.5), ("feature", 1.0), ("output", 10.0))
     }
@@ -557,7 +557,7 @@ def test_the_rcma_twin_by_hand() -> None:
         "b": torch.tensor([[[3.0]]], dtype=torch.float64),
     }
     y = reference.recursive_cross_modal_attention(
-        state, x, dims={"a": 1, "b": 1}, length=1, steps=1
+        state, x, dims={"a": 1, "b": 1}, length=1, recursions=1, form="paper", joint="others"
     )
     c = torch.tanh(torch.tensor(3.0, dtype=torch.float64))
     properties.close(y["a"].flatten(), (2 + 20 * c).reshape(1), "a", 1e-14)
