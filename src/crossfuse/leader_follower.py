@@ -77,8 +77,8 @@ class LeaderFollowerAttention(nn.Module):
         self.value: nn.ModuleDict = nn.ModuleDict()
         for maps in (self.query, self.key, self.value):
             for name, dim in each.items():
-                maps[name] = nn.Linear(dim, width, device=device, dtype=dtype)
-        self.norm: nn.LayerNorm = nn.LayerNorm((len(each), width), device=device, dtype=dtype)
+                maps[name] = nn.Linear(dim, self.width, device=device, dtype=dtype)
+        self.norm: nn.LayerNorm = nn.LayerNorm((len(each), self.width), device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Re-initialises the parameters, as torch's layers do."""

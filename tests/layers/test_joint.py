@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -128,11 +129,9 @@ def test_the_order_of_the_keys_does_not_matter(case: Case) -> None:
     layer, inputs = case.layer(), case.streams.inputs()
     backwards = dict(reversed(inputs.items()))
     properties.same_structure(layer, backwards)
-    in_sequence, reverse = layer(list(inputs.values())), layer(backwards)
-    for place, (name, y) in enumerate(layer(inputs).items()):
-        if y is not None:
-            assert torch.equal(y, reverse[name])
-            assert torch.equal(y, in_sequence[place])
+    reverse = layer(backwards)
+    for name, y in layer(inputs).items():
+        assert y is None or torch.equal(y, reverse[name])
 
 
 @given(case=cases(named=True), data=st.data())
@@ -176,11 +175,16 @@ def permuted(case: Case, order: Sequence[int]) -> JointCrossAttention:
     """The layer with its modalities declared in another order, and its parameters moved along."""
     dims = [case.streams.dims[n] for n in order]
     layer = JointCrossAttention(
-        dims, case.streams.length + case.spare, case.width, gate=case.gate, dtype=F64
+        dims,
+        case.streams.length + case.spare,
+        case.width,
+        recursions=case.recursions,
+        gate=case.gate,
+        dtype=F64,
     )
     state = {}
     for key, value in case.layer().state_dict().items():
-        head, name, part = key.split(".", 2)
+        head, name, part = re.split(r"\.(\d+)\.(?=[a-z])", key, maxsplit=1)
         if part == "joint":
             value = value[permuted_rows(case.streams.dims, order)]
         state[f"{head}.{list(order).index(int(name))}.{part}"] = value
@@ -323,7 +327,6 @@ def test_gradcheck() -> None:
     layer = case.layer()
 
     def run(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-        y, z = layer([a, b])
-        return y, z
+        return tuple(layer({"video": a, "audio": b}).values())
 
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in case.streams.tensors()])

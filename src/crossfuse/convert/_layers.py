@@ -237,6 +237,9 @@ def leader_follower(
 ) -> dict[str, Tensor]:
     """Converts the authors' leader-follower attention, with any number of modalities and sizes.
 
+    Behind the leader's features, the outputs of the layer hold the modalities in alphabetical order
+    of their names; reorder the weights of a layer that follows if the authors' order is another.
+
     Args:
         state_dict: Theirs, with keys such as ``encoderQ.video.weight``.
         modalities: Names of the modalities as in the keys, in the authors' order: that of the
