@@ -1,4 +1,4 @@
-"""What ``stable=True`` of the recursive layer promises, and that it is what the study chose."""
+"""What ``form="stable"`` of the recursive layer promises."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from crossfuse import RecursiveCrossModalAttention
-from examples.watch.study import CANDIDATES, Candidates
 
 DIMS = {"face": 5, "voice": 3}
 LENGTH = 11
 
 
-def drawn(seed: int, length: int | None, steps: int = 1) -> RecursiveCrossModalAttention:
+def drawn(seed: int, length: int | None, recursions: int = 1) -> RecursiveCrossModalAttention:
     """A stable layer with O away from zero, as after training."""
-    layer = RecursiveCrossModalAttention(DIMS, length, steps, stable=True, dtype=torch.float64)
+    layer = RecursiveCrossModalAttention(
+        DIMS, length, recursions, joint="others", dtype=torch.float64
+    )
     generator = torch.Generator().manual_seed(seed)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, generator=generator)
@@ -37,7 +38,7 @@ def windows(seed: int) -> dict[str, torch.Tensor]:
     length=st.sampled_from([LENGTH, None]),
     scales=st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)),
 )
-def test_what_a_step_adds_ignores_the_scale_of_the_features(
+def test_what_a_recursion_adds_ignores_the_scale_of_the_features(
     seed: int, length: int | None, scales: tuple[float, float]
 ) -> None:
     layer, inputs = drawn(seed, length), windows(seed)
@@ -49,11 +50,11 @@ def test_what_a_step_adds_ignores_the_scale_of_the_features(
 
 
 @given(seed=st.integers(0, 999), length=st.sampled_from([LENGTH, None]))
-def test_features_grow_by_no_more_than_a_step_can_add(seed: int, length: int | None) -> None:
-    layer, inputs = drawn(seed, length, steps=16), windows(seed)
-    for branches, step in zip(layer.steps, layer.inspect(inputs).steps, strict=True):
+def test_features_grow_by_no_more_than_a_recursion_can_add(seed: int, length: int | None) -> None:
+    layer, inputs = drawn(seed, length, 16), windows(seed)
+    for step, seen in zip(layer.recursions, layer.inspect(inputs).recursions, strict=True):
         for name, dim in DIMS.items():
-            branch = branches.get_submodule(name)
+            branch = step.get_submodule(name)
             largest = [
                 torch.linalg.matrix_norm(branch.get_parameter(key).detach(), 2)
                 for key in ("feature", "output")
@@ -62,13 +63,13 @@ def test_features_grow_by_no_more_than_a_step_can_add(seed: int, length: int | N
             joint_dim = sum(DIMS.values()) - dim
             bound = (LENGTH * dim) ** 0.5 * largest[0] * joint_dim**0.5 * largest[1]
             before = inputs[name]
-            assert (step.features[name] - before).norm(dim=(1, 2)).max() <= bound
-        inputs = step.features
+            assert (seen.features[name] - before).norm(dim=(1, 2)).max() <= bound
+        inputs = seen.features
 
 
 @pytest.mark.parametrize("length", [LENGTH, None])
-def test_sixteen_steps_learn(length: int | None) -> None:
-    layer = RecursiveCrossModalAttention(DIMS, length, 16, stable=True)
+def test_sixteen_recursions_learn(length: int | None) -> None:
+    layer = RecursiveCrossModalAttention(DIMS, length, 16)
     inputs = {name: x.float() for name, x in windows(0).items()}
     wanted = {name: torch.randn_like(x) for name, x in inputs.items()}
     optimiser = torch.optim.Adam(layer.parameters(), 1e-2)
@@ -83,23 +84,3 @@ def test_sixteen_steps_learn(length: int | None) -> None:
         torch.autograd.backward(loss())
         optimiser.step()
     assert loss().item() < 0.5 * first
-
-
-@pytest.mark.parametrize(
-    ("title", "length"),
-    [
-        ("O = 0, H / √d, unit scale (stable=True)", 50),
-        ("no T, O = 0, H / √d, unit scale (stable=True, length=None)", None),
-    ],
-)
-def test_the_layer_is_what_the_study_measured(title: str, length: int | None) -> None:
-    studied = Candidates(DIMS, 50, CANDIDATES[title])
-    layer = RecursiveCrossModalAttention(DIMS, length, stable=True)
-    state = {key.replace("weights.", "steps."): x for key, x in studied.state_dict().items()}
-    for name, parameter in layer.named_parameters():
-        nn.init.normal_(parameter, std=0.3)
-        state[name].copy_(parameter.detach())
-    assert set(state) == set(layer.state_dict())
-    inputs = {name: 2 + torch.randn(3, 50, dim) for name, dim in DIMS.items()}
-    for name, y in layer(inputs).items():
-        torch.testing.assert_close(studied(inputs)[name], y, rtol=1e-4, atol=1e-4)

@@ -22,6 +22,7 @@ from crossfuse import (
     ConcatFusion,
     ConcordanceLoss,
     CrossAttention,
+    CrossModalTransformer,
     DynamicGate,
     JointCrossAttention,
     LeaderFollowerAttention,
@@ -70,7 +71,9 @@ def build(*arguments: Structure, **options: Structure) -> Callable[[], object]:
 WRONG_CALLS = {
     # construction
     "too few modalities for the others' joint": Wrong(
-        build({"face": 3}, 4), ValueError, "RecursiveCrossModalAttention: too few modalities"
+        build({"face": 3}, joint="others"),
+        ValueError,
+        "RecursiveCrossModalAttention: too few modalities",
     ),
     "no modality": Wrong(
         lambda: JointCrossAttention({}, 4), ValueError, "JointCrossAttention: too few modalities"
@@ -122,7 +125,7 @@ WRONG_CALLS = {
     "one of the lengths zero": Wrong(
         build(DIMS, {"face": 4, "voice": 0}), ValueError, r".*length\['voice'\] must be a positive"
     ),
-    "no steps": Wrong(build(DIMS, 4, 0), ValueError, ".*steps must be a positive int"),
+    "no recursions": Wrong(build(DIMS, 4, 0), ValueError, ".*recursions must be a positive int"),
     "dropout above one": Wrong(
         build(DIMS, 4, dropout=50), ValueError, ".*dropout must be a probability"
     ),
@@ -133,12 +136,39 @@ WRONG_CALLS = {
         build(DIMS, 4, dropout=float("nan")), ValueError, ".*dropout must be a probability"
     ),
     "an unknown joint": Wrong(build(DIMS, 4, joint="both"), ValueError, ".*unknown joint"),
-    "an unknown variant": Wrong(build(DIMS, 4, variant="v2"), ValueError, ".*unknown variant"),
-    "the released variant without a length": Wrong(
-        build(DIMS, None, variant="released"), ValueError, ".*variant='released' is the authors'"
+    "an unknown form": Wrong(build(DIMS, form="v2"), ValueError, ".*unknown form"),
+    "a form of another layer": Wrong(
+        lambda: JointCrossAttention(DIMS, 4, form="released"),  # type: ignore[arg-type]  # wrong
+        ValueError,
+        "JointCrossAttention: unknown form",
     ),
-    "the released variant made stable": Wrong(
-        build(DIMS, 4, variant="released", stable=True), ValueError, ".*variant='released' is the"
+    "the released form without a length": Wrong(
+        build(DIMS, form="released"), ValueError, ".*form='released' needs one length"
+    ),
+    "the released form with a length for each": Wrong(
+        build(DIMS, {"face": 4, "voice": 5}, form="released"),
+        ValueError,
+        ".*form='released' needs one length",
+    ),
+    "an unknown start": Wrong(
+        build(DIMS, 4, temporal_init="zeros"), ValueError, ".*unknown temporal_init"
+    ),
+    "a flag that is a str": Wrong(build(DIMS, gate="False"), TypeError, ".*gate must be a bool"),
+    "a size that is bytes": Wrong(
+        build(b"\x03\x05"), TypeError, ".*dims must be a mapping or a sequence"
+    ),
+    "a dtype of integers": Wrong(
+        build(DIMS, dtype=torch.int32), TypeError, ".*dtype must be a floating-point dtype"
+    ),
+    "an unknown device": Wrong(build(DIMS, device="gpu"), ValueError, ".*unknown device"),
+    "a length that does not fit into memory": Wrong(
+        build(DIMS, 10**9), ValueError, ".*a parameter does not fit into memory"
+    ),
+    "a length beyond all counters": Wrong(
+        build(DIMS, 10**30), ValueError, ".*length must be a positive int"
+    ),
+    "a keyword as a name": Wrong(
+        build({"class": 3, "voice": 5}), ValueError, ".*'class' cannot name a modality"
     ),
     "a width of zero": Wrong(
         lambda: JointCrossAttention(DIMS, 4, 0),
@@ -163,7 +193,20 @@ WRONG_CALLS = {
     "names for a layer without": Wrong(
         lambda: UNNAMED(BOTH),
         TypeError,
-        ".*modalities came by name, but the modalities of this layer have none",
+        ".*modalities is given by name, but the modalities of this layer have none",
+    ),
+    "a sequence for a layer with names": Wrong(
+        lambda: RCMA([FACE, VOICE]),
+        TypeError,
+        ".*modalities is given in order, but the modalities of this layer have names",
+    ),
+    "a nested tensor": Wrong(
+        lambda: UNNAMED([torch.nested.nested_tensor([FACE[0]], layout=torch.jagged), VOICE]),
+        TypeError,
+        ".*'0' is not a dense tensor",
+    ),
+    "a sparse tensor": Wrong(
+        lambda: UNNAMED([FACE.to_sparse(), VOICE]), TypeError, ".*'0' is not a dense tensor"
     ),
     "an unknown name": Wrong(
         lambda: RCMA({**BOTH, "words": FACE}),
@@ -171,7 +214,7 @@ WRONG_CALLS = {
         ".*modalities has unknown names: 'words'",
     ),
     "too short a sequence": Wrong(
-        lambda: RCMA([FACE]), ValueError, ".*modalities has 1 elements for 2 modalities"
+        lambda: UNNAMED([FACE]), ValueError, ".*modalities has 1 elements for 2 modalities"
     ),
     "nothing but None": Wrong(
         lambda: RCMA({"face": None}), ValueError, ".*every modality is missing"
@@ -345,6 +388,11 @@ WRONG_CALLS = {
         "DynamicGate: 'x' has another dtype than the parameters",
     ),
     # baselines
+    "a width that the heads do not divide": Wrong(
+        lambda: CrossModalTransformer(DIMS, 6, heads=4),
+        ValueError,
+        "CrossModalTransformer: width is not a multiple of heads",
+    ),
     "one modality for CrossAttention": Wrong(
         lambda: CrossAttention([3]), ValueError, "CrossAttention: too few modalities"
     ),

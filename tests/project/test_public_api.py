@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,23 +18,30 @@ import torch
 from torch import nn
 
 import crossfuse
+from tests.support.layers import SPECIMENS
 
 CLASSES = {
+    "AttentionPooling",
     "ConcatFusion",
     "ConcordanceLoss",
     "CrossAttention",
     "CrossModalTransformer",
     "DynamicGate",
+    "Inspection",
     "JointCrossAttention",
     "LeaderFollowerAttention",
+    "LiveState",
+    "LiveWindow",
+    "MaskedMean",
     "MissingTokens",
     "ModalityDropout",
     "PerModality",
+    "Recursion",
     "RecursiveCrossModalAttention",
     "TemporalConvNet",
     "TemporalState",
 }
-FUNCTIONS = {"compile"}
+FUNCTIONS = {"align", "collate", "compile", "resample"}
 MODULES = {"convert", "functional", "windows"}
 
 
@@ -106,6 +114,16 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_is_in_the_laws_the_pages_and_the_readme(name: str) -> None:
+    """Who adds a layer is reminded of its specimen, its API entry and its row in the README."""
+    root = Path(__file__).parents[2]
+    assert name in {key.partition("-")[0] for key in SPECIMENS}, f"{name} has no specimen"
+    pages = "".join(page.read_text() for page in (root / "docs" / "api").glob("*.md"))
+    assert f"autoclass:: crossfuse.{name}\n" in pages, f"{name} is in no page of docs/api"
+    assert f"| `{name}` |" in (root / "README.md").read_text(), f"{name} has no row in the README"
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_thing_is_documented(name: str) -> None:
     """A verb phrase, every argument by its name, and an example."""
@@ -114,6 +132,8 @@ def test_every_public_thing_is_documented(name: str) -> None:
     assert text.splitlines()[0].endswith("."), f"{name}: the first line is no sentence"
     assert ">>>" in text, f"{name} has no example"
     for parameter in inspect.signature(PUBLIC[name]).parameters:
+        if parameter in ("args", "kwargs"):  # of a layer without options
+            continue
         named = re.search(rf"(^|\W){parameter}(\W|$)", text)
         assert named, f"{name} does not say what {parameter} is"
 
@@ -132,9 +152,12 @@ def test_every_layer_states_its_shapes_errors_and_an_example(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_takes_sizes_by_position_and_the_rest_by_keyword(name: str) -> None:
-    sizes = {"dims", "dim", "length", "steps", "width", "widths", "out_features", "p", "modules"}
+    sizes = {
+        *("dims", "dim", "length", "recursions", "width", "widths", "out_features", "p", "modules"),
+        *("encode", "readout"),
+    }
     for parameter in inspect.signature(LAYERS[name]).parameters.values():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
             assert parameter.name in sizes, f"{name}: {parameter.name} should be keyword-only"
 
 
