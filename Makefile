@@ -1,11 +1,11 @@
-# Everything is set up in .venv by the first command that needs it, and never again.
+# The first target that needs .venv creates it; later runs reuse it.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test bench docs dist clean
 
-demo: .venv/examples.done ## Fuses real sensors, then made-up faces, voices and words; tables, pictures, a report
+demo: .venv/examples.done ## Run the smartwatch example, then Aff-Wild2 on synthetic data; writes tables, figures and a report
 	@echo "==> demo 1 of 2: two sensors of a smartwatch, people never seen (examples/watch, quick run)"
 	$(BIN)/python -m examples.watch --quick
 	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, some minutes (examples/affwild2)"

@@ -1,1 +1,1 @@
-"""Benchmarks: how they are taken stands in README.md, how they are run in ``__main__``."""
+"""Benchmarks: README.md describes the method, ``__main__`` the command line."""

@@ -45,7 +45,7 @@ def kept(recursions: int, *, checkpoint: bool) -> float:
 
     def pack(y: Tensor) -> Tensor:
         saved.append(y.detach())
-        return saved[-1]  # y itself would keep its own history alive for ever
+        return saved[-1]  # y itself would keep its own history alive
 
     with saved_tensors_hooks(pack, lambda y: y):
         outputs = layer(x)

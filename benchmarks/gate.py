@@ -42,7 +42,7 @@ def zeros_or(gradient: Tensor | None, source: Tensor) -> Tensor:
 
 
 class Gate:
-    """Tells in what an implementation differs from a reference.
+    """Lists how an implementation differs from a reference.
 
     Args:
         run: How the reference is called, in the timed setting.
@@ -68,14 +68,14 @@ class Gate:
         if self.exact[module]:
             return self.exact[module]
         errors = _errors(self._named(run, module), self.truth)
-        return _told(errors, self.rounding, FLOOR[self.setting])
+        return _differences(errors, self.rounding, FLOOR[self.setting])
 
     def _inexact(self, module: nn.Module) -> list[str]:
         found = self._named(*_double(module))
         if found.keys() != self.truth.keys():
             return [f"it has {sorted(found)}, not {sorted(self.truth)}"]
-        told = _told(_errors(found, self.truth), {}, (EXACT, EXACT))
-        return [f"{line}, in float64" for line in told]
+        lines = _differences(_errors(found, self.truth), {}, (EXACT, EXACT))
+        return [f"{line}, in float64" for line in lines]
 
     def _named(self, run: Run, module: nn.Module) -> dict[str, Tensor]:
         """Outputs and gradients under our names, in float64."""
@@ -86,9 +86,9 @@ class Gate:
             isinstance(module, Head) and isinstance(module.fuse, Restated)
         ):
             found = {n: g for n, g in found.items() if n.startswith("input ")} | module.ours(found)
-        told = {f"output {k}": y for k, y in enumerate(outputs)}
-        told |= {f"gradient of {name}": gradient for name, gradient in found.items()}
-        return {name: x.double() for name, x in told.items()}
+        named = {f"output {k}": y for k, y in enumerate(outputs)}
+        named |= {f"gradient of {name}": gradient for name, gradient in found.items()}
+        return {name: x.double() for name, x in named.items()}
 
 
 def _double(module: nn.Module) -> tuple[Run, nn.Module]:
@@ -108,13 +108,13 @@ def _errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[st
     return errors
 
 
-def _told(
+def _differences(
     errors: Mapping[str, float], reference: Mapping[str, float], floors: tuple[float, float]
 ) -> list[str]:
-    told = []
+    found = []
     for kind, floor in zip(("output", "gradient"), floors, strict=True):
         most = max((e for name, e in reference.items() if name.startswith(kind)), default=0.0)
         for name, error in errors.items():
             if name.startswith(kind) and not error <= max(floor, TIMES * most):
-                told.append(f"{name}: off by {error:.2g} of its norm")
-    return told
+                found.append(f"{name}: off by {error:.2g} of its norm")
+    return found

@@ -116,8 +116,8 @@ def run(*, device: str = "cpu", quick: bool = False, folder: Path = RESULTS) -> 
     ]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"growth-{device}.json"
-    told = {"header": about, "dims": WIDTH, "direction": "forward+backward", "curves": curves}
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    report = {"header": about, "dims": WIDTH, "direction": "forward+backward", "curves": curves}
+    path.write_text(json.dumps(report, indent=1) + "\n")
     return path
 
 

@@ -80,8 +80,8 @@ def save(
     """Writes a results file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"layers-{device}.json"
-    told = {"header": about, "rows": list(rows), "refused": list(refused)}
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    report = {"header": about, "rows": list(rows), "refused": list(refused)}
+    path.write_text(json.dumps(report, indent=1) + "\n")
     return path
 
 
@@ -171,8 +171,8 @@ def _gate(
         return
     gate = Gate(entries[reference].run, entries[reference].module, inputs, setting)
     for name in [n for n, entry in entries.items() if entry.same and n != reference]:
-        if told := gate.disagreements(entries[name].run, entries[name].module):
-            refused.append(f"{case.name}, {setting}, {name}: {told[0]}")
+        if report := gate.disagreements(entries[name].run, entries[name].module):
+            refused.append(f"{case.name}, {setting}, {name}: {report[0]}")
             del entries[name]
 
 

@@ -137,7 +137,7 @@ class ReleasedJoint(Restated):
     def __init__(self, layer: nn.Module, count: int) -> None:
         super().__init__(layer)
         self.branches = [
-            [self.linear(f"branches.{k}.{w}") for w in ("temporal", "own", "joint", "output")]
+            [self.linear(f"recursions.0.{k}.{w}") for w in ("temporal", "own", "joint", "output")]
             for k in range(count)
         ]
 

@@ -29,18 +29,18 @@ def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
     layers, growth = (folder / f"{name}-{device}.json" for name in ("layers", "growth"))
     tuning = folder / "tuning.json"
     if layers.exists():
-        told = json.loads(layers.read_text())
+        data = json.loads(layers.read_text())
         tables = {"summary": summary_table, "layers": layer_tables, "settings": setting_table}
         for name, table in tables.items():
             written.append(folder / f"{name}-{device}.md")
-            written[-1].write_text(table(told))
+            written[-1].write_text(table(data))
         written.append(folder / f"layers-{device}.svg")
-        _save(draw_layers(told["rows"]), written[-1])
+        _save(draw_layers(data["rows"]), written[-1])
     if growth.exists():
-        told = json.loads(growth.read_text())
+        data = json.loads(growth.read_text())
         written += [folder / f"growth-{device}.md", folder / f"growth-{device}.svg"]
-        written[-2].write_text(growth_table(told))
-        _save(draw_growth(told["curves"]), written[-1])
+        written[-2].write_text(growth_table(data))
+        _save(draw_growth(data["curves"]), written[-1])
     if tuning.exists():
         written.append(folder / "tuning.md")
         written[-1].write_text(tuning_table(json.loads(tuning.read_text())))
@@ -58,13 +58,13 @@ def header_line(about: dict[str, Any]) -> str:
     )
 
 
-def summary_table(told: dict[str, Any]) -> str:
+def summary_table(data: dict[str, Any]) -> str:
     """One line per case and dtype: the share of the limit, and how many times faster than peers."""
     lines = [
-        header_line(told["header"]),
+        header_line(data["header"]),
         *_head("case", "dtype", "share of the limit", "than the reference", "than attention"),
     ]
-    rows = [row for row in told["rows"] if row["precision"] == "highest" and not row["compiled"]]
+    rows = [row for row in data["rows"] if row["precision"] == "highest" and not row["compiled"]]
     for case, dtype in dict.fromkeys((row["case"], row["dtype"]) for row in rows):
         here = [row for row in rows if (row["case"], row["dtype"]) == (case, dtype)]
         ours = {row["direction"]: row for row in here if row["impl"] == "crossfuse"}
@@ -78,15 +78,15 @@ def summary_table(told: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layer_tables(told: dict[str, Any]) -> str:
+def layer_tables(data: dict[str, Any]) -> str:
     """One table per case: every implementation, direction and setting."""
-    lines = [header_line(told["header"])]
-    for case in dict.fromkeys(row["case"] for row in told["rows"]):
+    lines = [header_line(data["header"])]
+    for case in dict.fromkeys(row["case"] for row in data["rows"]):
         lines += [
             f"\n**{case}**\n",
             *_head("setting", "implementation", "forward", "with backward"),
         ]
-        rows = [row for row in told["rows"] if row["case"] == case]
+        rows = [row for row in data["rows"] if row["case"] == case]
         for setting, title in SETTINGS.items():
             here = [row for row in rows if (row["dtype"], row["precision"]) == setting]
             for impl, compiled in dict.fromkeys((row["impl"], row["compiled"]) for row in here):
@@ -94,15 +94,15 @@ def layer_tables(told: dict[str, Any]) -> str:
                 same = all(row["same"] for row in here if row["impl"] == impl)
                 name = f"{impl}{', compiled' if compiled else ''}{'' if same else ' (other)'}"
                 lines.append(f"| {title} | {name} | {both[0]} | {both[1]} |")
-    if told["refused"]:
-        lines += ["\nNot timed:\n", *(f"- {line}" for line in told["refused"])]
+    if data["refused"]:
+        lines += ["\nNot timed:\n", *(f"- {line}" for line in data["refused"])]
     return "\n".join(lines) + "\n"
 
 
-def setting_table(told: dict[str, Any]) -> str:
+def setting_table(data: dict[str, Any]) -> str:
     """What precision and compilation change for ours, as ratios to eager float32."""
-    rows = [row for row in told["rows"] if row["impl"] == "crossfuse"]
-    lines = [header_line(told["header"]), *_head("case", "setting", "forward", "with backward")]
+    rows = [row for row in data["rows"] if row["impl"] == "crossfuse"]
+    lines = [header_line(data["header"]), *_head("case", "setting", "forward", "with backward")]
     for case in dict.fromkeys(row["case"] for row in rows):
         here = [row for row in rows if row["case"] == case]
         for compiled in (False, True):
@@ -118,13 +118,13 @@ def setting_table(told: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def growth_table(told: dict[str, Any]) -> str:
+def growth_table(data: dict[str, Any]) -> str:
     """The fitted exponents."""
     lines = [
-        header_line(told["header"]),
+        header_line(data["header"]),
         *_head("layer", "against", "sizes", "time grows as", "peak memory grows as"),
     ]
-    for curve in told["curves"]:
+    for curve in data["curves"]:
         size = curve["against"]
         sizes = f"{curve['sizes'][0]} to {curve['sizes'][-1]}"
         time, memory = (f"{size}^{curve[f'{what}_exponent']}" for what in ("time", "memory"))
@@ -132,19 +132,19 @@ def growth_table(told: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tuning_table(told: dict[str, Any]) -> str:
+def tuning_table(data: dict[str, Any]) -> str:
     """What threads, batch, precision and compilation change for one layer."""
-    lines = [header_line(told["header"]), f"{told['case']}\n", *_head("what", "is", "gives")]
-    one = told["threads_s"]["1"]
-    for threads, seconds in told["threads_s"].items():
+    lines = [header_line(data["header"]), f"{data['case']}\n", *_head("what", "is", "gives")]
+    one = data["threads_s"]["1"]
+    for threads, seconds in data["threads_s"].items():
         ratio = f", {one / seconds:.2f}× the speed of one" if threads != "1" else ""
         lines.append(f"| threads | {threads} | {1e3 * seconds:.0f} ms a training step{ratio} |")
-    for batch, rate in told["samples_a_second"].items():
+    for batch, rate in data["samples_a_second"].items():
         lines.append(f"| batch | {batch} | {rate:.0f} samples a second in training |")
-    for form, errors in told["error"].items():
+    for form, errors in data["error"].items():
         for setting, error in errors.items():
             lines.append(f"| error, {form} | {setting} | {error:.1e} of the norm, from float64 |")
-    seconds = told["compilation_s"]
+    seconds = data["compilation_s"]
     lines.append(f"| compilation | first training step | {seconds:.0f} s, once |")
     return "\n".join(lines) + "\n"
 

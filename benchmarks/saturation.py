@@ -1,4 +1,4 @@
-"""How features of the published form grow with the recursions at initialisation, and of the stable form.
+"""How features grow with the recursions at initialisation: the published and the stable form.
 
 Run: python -m benchmarks.saturation. Writes benchmarks/results/saturation.json.
 """

@@ -139,12 +139,12 @@ def header(device: str) -> dict[str, Any]:
 
 def _busy_cores(seconds: float = 1.0) -> float | None:
     """How many cores others keep busy while we wait; None where the system does not tell."""
-    told = Path("/proc/stat")
-    if not told.exists():
+    report = Path("/proc/stat")
+    if not report.exists():
         return None
 
     def idle() -> int:
-        fields = told.read_text().splitlines()[0].split()
+        fields = report.read_text().splitlines()[0].split()
         return int(fields[4]) + int(fields[5])  # idle, and waiting for a disk
 
     before, began = idle(), time.perf_counter()
@@ -154,9 +154,9 @@ def _busy_cores(seconds: float = 1.0) -> float | None:
 
 
 def _processor() -> str:
-    told = Path("/proc/cpuinfo")
-    if told.exists():
-        for line in told.read_text().splitlines():
+    report = Path("/proc/cpuinfo")
+    if report.exists():
+        for line in report.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -121,7 +121,7 @@ def of_compilation() -> float:
 
 def main(folder: Path = RESULTS, seconds: float = 4.0) -> Path:
     """Measures everything and writes the results file."""
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "header": header("cpu"),
         "case": "RCMA, B 12, L 300, 128/128/128, two recursions",
         "threads_s": of_threads(seconds),
@@ -131,7 +131,7 @@ def main(folder: Path = RESULTS, seconds: float = 4.0) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tuning.json"
-    path.write_text(json.dumps(told, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n")
     return path
 
 

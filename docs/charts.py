@@ -187,10 +187,10 @@ def _reached(row: dict[str, Any]) -> float:
 
 def draw_speed(figure: Figure) -> None:
     """A training step at the paper's sizes, beside others that fuse the same streams."""
-    told = json.loads(LAYER_TIMES.read_text())["rows"]
+    data = json.loads(LAYER_TIMES.read_text())["rows"]
     rows = [
         row
-        for row in told
+        for row in data
         if (row["case"], row["dtype"], row["precision"], row["direction"])
         == ("rcma-paper", "float32", "highest", "forward+backward")
         and row["impl"] != "matrix products"

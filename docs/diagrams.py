@@ -284,7 +284,7 @@ def mask(theme: Theme) -> Picture:
     picture.text(34, 318, "valid: mask True", size=12, anchor="start", faint=True)
     picture.box(150, 306, CELL, CELL, None, solid=False)
     picture.text(
-        172, 318, "invalid: mask False. Whatever stands in it,", size=12, anchor="start", faint=True
+        172, 318, "invalid: mask False. Whatever it contains,", size=12, anchor="start", faint=True
     )
     picture.text(
         172, 335, "NaN too, changes no value and no gradient", size=12, anchor="start", faint=True

@@ -1,4 +1,4 @@
-"""Fusion layers for PyTorch: N streams of features from the same moments, fused."""
+"""Fusion layers for PyTorch: fuse N synchronised streams of features."""
 
 from importlib.metadata import version as _version
 

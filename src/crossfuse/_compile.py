@@ -13,8 +13,8 @@ from crossfuse._errors import error
 
 _log = logging.getLogger(__name__)
 
-# Else inductor may keep a modality as a part of the joint for the backward pass, whose strides
-# torch then takes from the first length for those of all lengths.
+# Without this, inductor may save a modality for backward as a view into the joint, and torch then
+# reuses the strides of the first length for every length.
 _OPTIONS: dict[str, Any] = {"force_pointwise_cat": True}
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,8 +25,9 @@ def compile(module: F) -> F:
 
     That is ``torch.compile(module, fullgraph=True, dynamic=True)``, with an option of inductor
     without which it fails to train at a second length: it never falls back to Python, and another
-    batch size or length does not compile it again. What does: an axis with a single element, a
-    mask where there was none, another set of missing modalities, training after evaluation, and a
+    batch size or length does not compile it again. These do trigger recompilation, once each: a
+    size-1 dimension, adding a mask, another set of missing modalities, training after evaluation,
+    and a
     first call in which a length happens to equal another size; each costs one more graph, once.
     Only the gradients of convolutions are compiled for each length: train a compiled
     :class:`TemporalConvNet` on windows of one length.

@@ -1,6 +1,6 @@
 """The grammar of every error message, and the checks that need no layer.
 
-One grammar: who, which input, which axis; then what was found, what was expected, what to do.
+One grammar: layer, input and axis; then what was found, what was expected and how to fix it.
 """
 
 import keyword
@@ -75,7 +75,7 @@ def check_probability(layer: str, name: str, value: object) -> float:
             f"{name} must be a probability",
             got=f"{value!r}",
             expected="a number from 0 to 1",
-            hint=f"{name} is the share that is dropped, not the share that is kept",
+            hint=f"{name} is the probability of dropping an element, not of keeping it",
         )
     return number
 
@@ -248,8 +248,8 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor)
 
 def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
     """Refuses what is not a bool mask (B, L) for the features (B, L, d), on their device."""
-    # The shapes are written out only where they are needed: text in the way of a compiler would
-    # compile them into the graph.
+    # Format shapes only when raising: formatting them on the hot path would specialise the compiled
+    # graph on them.
     if isinstance(mask, Tensor):
         check_dense(layer, name, mask)
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:

@@ -50,7 +50,7 @@ class Structure:
 
     Args:
         layer: Name of the layer, for the messages.
-        what: Name of the argument that tells the modalities, for the messages.
+        what: Name of the argument that lists the modalities, for the messages.
         entries: One of anything per modality: a mapping by name, or a sequence.
 
     Raises:
@@ -235,13 +235,13 @@ class ModalitySet:
                 "every modality is missing",
                 got=shapes(given),
                 expected="at least one tensor, for the batch size and the number of steps",
-                hint="leave out the batches in which nothing was recorded",
+                hint="skip batches in which no modality was recorded",
             )
         self._check(present, like, longest or {}, aligned)
         masks = self.structure.masks(mask, given)
         first = next(iter(present.values()))
-        # A missing modality's outputs are thrown away, so a single step of zeros will do for it
-        # where nothing ties its number of steps to the others'.
+        # The outputs of a missing modality are discarded, so one zero step suffices unless all
+        # modalities must have the same number of steps.
         batch, steps = first.shape[0], first.shape[1] if aligned else 1
         features = [
             first.new_zeros(batch, steps, dim) if x is None else x
@@ -294,9 +294,9 @@ def named_entries(layer: str, what: str, given: object) -> dict[str, Any]:
 def leading_part(weight: Tensor, rows: int, columns: int) -> Tensor:
     """Takes the part of a weight that inputs shorter than the longest window use."""
     if torch.compiler.is_compiling():
-        # One graph for all lengths: the whole is contiguous and a part is not, but with a column
-        # more neither is; and unless it is copied, inductor bakes the first length's strides into
-        # the backward pass.
+        # Keep one graph for all lengths. A full slice is contiguous and a partial one is not, which
+        # would specialise the graph; padding by a column makes both non-contiguous, and the copy
+        # stops inductor from baking the first length's strides into the backward pass.
         part = pad(weight, (0, 1))[:rows, :columns]
         return part.clone(memory_format=torch.contiguous_format)
     tracing = torch._C._get_tracing_state() is not None  # a trace serves all sizes

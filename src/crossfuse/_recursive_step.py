@@ -16,7 +16,7 @@ from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
 
 _NAME = "RecursiveCrossModalAttention"
-_SILENCE = 1e-5  # mean square below which a window is not brought to unit scale, as in LayerNorm
+_SILENCE = 1e-5  # epsilon of the RMS normalisation, as in LayerNorm
 
 Joint: TypeAlias = Sequence[Tensor]
 """The joint (B, L, D); with a length per modality, the modalities in it, (B, L_j, d_j) each."""

@@ -1,4 +1,4 @@
-"""A block of the temporal convolutional network: two dilated convolutions and a way around them.
+"""A residual block of the temporal convolutional network: two dilated convolutions and a skip.
 
 Shapes: B batch, L steps; (B, features, L) inside, as convolutions have it.
 """
@@ -44,7 +44,7 @@ class Convolution(nn.Conv1d):
 
     @override
     def reset_parameters(self) -> None:
-        """Draws the parameters anew, after He."""
+        """Re-initialises the parameters (He normal)."""
         weight = self.weight.detach()
         nn.init.kaiming_normal_(weight, a=_SLOPE, nonlinearity="leaky_relu")
         if is_parametrized(self):

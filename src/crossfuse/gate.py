@@ -18,9 +18,9 @@ class DynamicGate(nn.Module):
 
     Args:
         dim: Features d of the modality.
-        temperature: :math:`\tau`; the smaller, the harder the choice. 0.1 in the paper.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        temperature: :math:`\tau`; lower values give harder choices; 0.1 in the paper.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - ``x``, ``attended``: (B, L, d)
@@ -58,7 +58,7 @@ class DynamicGate(nn.Module):
         self.score: nn.Linear = nn.Linear(self.dim, 2, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        """Draws the parameters anew."""
+        """Re-initialises the parameters."""
         self.score.reset_parameters()
 
     @override
@@ -85,9 +85,9 @@ class DynamicGate(nn.Module):
 
 
 def gated(
-    gates: nn.ModuleDict, before: Sequence[Tensor], after: Sequence[Tensor]
+    gates: nn.ModuleDict, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """Puts each modality's gate between what went in and what came out; no gates, no change."""
+    """Applies the gate of each modality to its input and output, if there are gates."""
     if not gates:
-        return after
-    return [gate(x, y) for gate, x, y in zip(gates.values(), before, after, strict=True)]
+        return outputs
+    return [gate(x, y) for gate, x, y in zip(gates.values(), inputs, outputs, strict=True)]

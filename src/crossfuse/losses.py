@@ -1,4 +1,4 @@
-"""What to train for."""
+"""Loss functions."""
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,13 @@ _NAME = "ConcordanceLoss"
 
 
 class ConcordanceLoss(nn.Module):
-    r"""Asks predictions to agree with their targets in shape, scale and level.
+    r"""One minus the concordance correlation coefficient (CCC).
 
     .. math::
         \mathcal{L} = \frac{1}{B} \sum_b (1 - \rho_b) \qquad
         \rho = \frac{2 \sigma_{xy}}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2}
 
-    the mean over the windows (and over the series side by side, if there are several) of one minus
+    the mean over the windows (and over the series, if there are several) of one minus
     the concordance correlation coefficient, see :func:`crossfuse.functional.concordance`. Windows
     without a valid step do not count.
 
@@ -28,7 +28,7 @@ class ConcordanceLoss(nn.Module):
         eps: The smallest denominator; it bounds the gradient on constant windows.
 
     Shape:
-        - ``prediction``, ``target``: (B, L), or (B, L, ...) for several series side by side
+        - ``prediction``, ``target``: (B, L), or (B, L, ...) for several series
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
           :class:`torch.nn.MultiheadAttention`)
         - output: a scalar in [0, 2]; 0 where nothing is valid

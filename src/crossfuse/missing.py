@@ -1,4 +1,4 @@
-"""What a missing modality needs: training that has seen it, and a vector that stands in for it."""
+"""Support for missing modalities: modality dropout in training and learnt placeholder tokens."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -15,9 +15,9 @@ from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structur
 class ModalityDropout(nn.Module):
     r"""Makes whole modalities missing at random, sample by sample, while training.
 
-    Each modality that is present in a sample is dropped with probability ``p``, apart from the
-    others. Where fewer than ``keep`` would be left, as many of the dropped as it takes come back,
-    every one with the same chance. So the share that goes missing is a little below ``p``: of n
+    Each modality present in a sample is dropped independently with probability ``p``. If fewer than
+    ``keep`` would remain, dropped modalities are restored uniformly at random until ``keep``
+    remain. So the share that goes missing is a little below ``p``: of n
     present modalities,
 
     .. math:: p - \frac{1}{n} \sum_{k=n-\mathrm{keep}+1}^{n} (k - n + \mathrm{keep})
@@ -112,17 +112,17 @@ class MissingTokens(nn.Module):
     """Puts learnt vectors in the place of missing modalities.
 
     Where a modality is missing, in the whole batch (``None``, an absent key) or in one sample (a
-    mask row of False), its vector stands at every step at which any other modality of that sample
-    is valid. It counts as present from then on. Nothing else changes: a modality that is there
-    keeps its values and its invalid steps, and a sample in which nothing is there stays empty.
+    mask row of False), its vector is used at every step at which any other modality of that sample
+    is valid. It counts as present from then on. Nothing else changes: present modalities keep their
+    values and masks, and samples with no modality at all stay empty.
 
-    Modalities may have steps of their own. Then the vector stands at all steps of the missing one,
-    which must be given as zeros with a mask of False, since nothing else tells how many those are.
+    Modalities may have steps of their own. Then the vector is used at all steps of the missing one,
+    which must be given as zeros with a mask of False, since nothing else gives their number.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - modality i: (B, L, d_i); ``None`` or an absent key for one that is missing
@@ -160,7 +160,7 @@ class MissingTokens(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draws all parameters anew."""
+        """Re-initialises all parameters."""
         for module in self.modules():
             if isinstance(module, _Token):
                 module.reset_parameters()
@@ -214,14 +214,14 @@ class MissingTokens(nn.Module):
         return [token for token in self.tokens.values() if isinstance(token, _Token)]
 
     def _check_steps(self, given: Mapping[str, Tensor | None]) -> bool:
-        """Tells whether all modalities have the same steps; if not, all must be there."""
+        """Returns whether all modalities have the same steps; if not, all must be present."""
         steps = [x.shape[1] for x in given.values() if x is not None]
         aligned = all(count == steps[0] for count in steps)
         if not aligned and len(steps) < len(given):
             raise error(
                 ValueError,
                 "MissingTokens",
-                "a modality is missing and nothing tells its steps",
+                "a modality is missing and its number of steps is unknown",
                 got=shapes(given),
                 expected="the same steps on axis 1 of all that are present, or none missing",
                 hint="give the missing one as zeros (batch, steps, features), its mask all False",
@@ -248,7 +248,7 @@ class _Token(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the parameter anew: nearly zero, which is what a missing modality is without it."""
+        """Re-initialises the token near zero, the value a missing modality would otherwise have."""
         nn.init.normal_(self.vector, std=0.02)
 
     @override

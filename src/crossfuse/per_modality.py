@@ -1,4 +1,4 @@
-"""A module of its own for each modality, over whole sequences and over streams."""
+"""Applies a separate module to each modality, on whole sequences or on streams."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -113,13 +113,13 @@ class PerModality(nn.Module):
         :class:`torch.nn.Linear` and :class:`torch.nn.Identity` treat each step alone and need
         none. No other module can stream.
 
-        A modality may join a stream late: the steps before count as missing. One that was there
-        cannot leave, since nobody says how many steps it is away; give zeros with a mask of False.
+        A modality may join a stream late; earlier steps count as missing. It cannot drop out again,
+        because the length of the gap would be unknown: pass zeros and an all-False mask instead.
 
         Args:
             chunks: The next steps (B, l, ...) of each; modalities may have an l of their own.
-            state: What the call before returned; ``None`` at the beginning. It is not changed, so
-                that a stream can be taken up from it more than once.
+            state: State returned by the previous call; ``None`` to start a stream. It is not
+                modified and may be reused.
             mask: Valid steps, (B, l), True = valid; one for all or one for each.
 
         Returns:

@@ -22,7 +22,7 @@ _NAME = "TemporalConvNet"
 
 
 class TemporalState(NamedTuple):
-    """What a :class:`TemporalConvNet` remembers between two chunks of a stream.
+    """Streaming state of a :class:`TemporalConvNet`, carried from one chunk to the next.
 
     Attributes:
         contexts: The last inputs of each convolution, (B, features, steps) each: two for each
@@ -53,15 +53,15 @@ class TemporalConvNet(nn.Module):
         kernel_size: Taps of each convolution; odd unless causal.
         causal: Whether an output depends on its own and earlier steps only.
         dropout: Probability of dropping an element after each convolution.
-        device: Where the parameters are made.
-        dtype: Their dtype.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         - ``x``: (B, L, d)
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
           :class:`torch.nn.MultiheadAttention`)
-        - output: (B, L, widths[-1]), zero at invalid steps, which are as good as padding: what
-          stands in them matters to no output
+        - output: (B, L, widths[-1]), zero at invalid steps; invalid steps are treated as padding,
+          so their values affect no output
 
     Raises:
         TypeError: If an input or a mask is of the wrong type or dtype.
@@ -131,7 +131,7 @@ class TemporalConvNet(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        """Draws all parameters anew."""
+        """Re-initialises all parameters."""
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 module.reset_parameters()
@@ -161,7 +161,7 @@ class TemporalConvNet(nn.Module):
     def stream(
         self, chunk: Tensor, state: TemporalState | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, TemporalState]:
-        """Encodes the next chunk of a stream; chunks of any lengths join up to the whole.
+        """Encodes the next chunk of a stream; joined outputs equal those of the whole sequence.
 
         Args:
             chunk: The next steps (B, l, d), l of at least 1.
@@ -192,7 +192,7 @@ class TemporalConvNet(nn.Module):
                 "a net that is not causal cannot stream",
                 got="causal=False",
                 expected="causal=True",
-                hint="its outputs wait for steps to come; run it over windows instead",
+                hint="its outputs depend on future steps; run it on windows instead",
             )
         contexts = self._contexts(chunk, state)
         x, after = zero_invalid(chunk, mask).mT, []

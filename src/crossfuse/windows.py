@@ -1,4 +1,4 @@
-"""Windows over a recording, and back to its frames.
+"""Cut recordings into windows, and merge windows back into recordings.
 
 Shapes: L frames of the recording, n windows of S steps each. The recording has no batch axis: its
 windows are the batch.
@@ -112,13 +112,13 @@ def gather_windows(x: Tensor, starts: Sequence[int], size: int) -> Windows:
 
 
 def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tensor:
-    """Puts windows back in their places and averages where they overlap.
+    """Overlap-averages windows back into one recording.
 
-    This undoes :func:`gather_windows`. It takes what a model made of the windows, one value or
-    vector for each step, and leaves out the steps beyond the end of the recording.
+    This undoes :func:`gather_windows`. It accepts model outputs per step (a scalar or vector) and
+    discards steps past the end of the recording.
 
     Args:
-        windows: (n, S, ...), of a floating-point dtype. Halves are summed in single precision.
+        windows: (n, S, ...), of a floating-point dtype. Half precision is summed in single.
         starts: The first frame of each window, as they were gathered.
         length: Frames L of the recording.
 

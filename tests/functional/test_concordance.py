@@ -22,7 +22,7 @@ F64 = torch.float64
 MOMENTS = ("biased", "unbiased", "mixed")
 OVER = ("window", "batch")
 TIGHT = properties.TOLERANCES[F64].output
-HALVES = (torch.bfloat16, torch.float16)
+HALF_PRECISION = (torch.bfloat16, torch.float16)
 options = pytest.mark.parametrize("moments", MOMENTS)
 
 
@@ -139,7 +139,7 @@ def test_is_symmetric(moments: str, case: Case) -> None:
 
 
 @options
-@pytest.mark.parametrize("dtype", [F64, torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("dtype", [F64, torch.float32, *HALF_PRECISION], ids=str)
 @given(case=cases(), noise=st.sampled_from([0.0, 1e-6, 1e-3, 1.0]), shift=st.sampled_from([0, 3]))
 def test_lies_between_minus_one_and_one(
     moments: str, dtype: torch.dtype, case: Case, noise: float, shift: float
@@ -249,7 +249,7 @@ DEGENERATE: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 
 
 @options
-@pytest.mark.parametrize("dtype", [F64, torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("dtype", [F64, torch.float32, *HALF_PRECISION], ids=str)
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_degenerate_windows_have_finite_values_and_gradients(
     kind: str, dtype: torch.dtype, moments: str
@@ -275,7 +275,7 @@ def test_constant_windows_agree_only_if_equal() -> None:
     assert concordance(constant, constant, torch.zeros(1, 5, dtype=torch.bool)) == 0
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("dtype", HALF_PRECISION, ids=str)
 @given(case=cases(), over=st.sampled_from(OVER))
 def test_halves_are_summed_in_float32(dtype: torch.dtype, case: Case, over: str) -> None:
     x, y = case.series(dtype)

@@ -180,7 +180,7 @@ def test_resetting_a_layer_resets_its_gates(build: Builder) -> None:
     again.reset_parameters()
     before = filled(build([2, 3], 4, gate=True), 0).state_dict()
     for name, value in again.state_dict().items():
-        assert not torch.equal(value, before[name]), f"{name} was not drawn anew"
+        assert not torch.equal(value, before[name]), f"{name} was not re-initialised"
 
 
 def test_resetting_a_gate_draws_it_as_it_was_built() -> None:

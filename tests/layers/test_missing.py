@@ -485,7 +485,7 @@ def test_bad_inputs_are_named() -> None:
         ModalityDropout(0.2)([x, x], torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="MissingTokens: every modality is missing"):
         MissingTokens([4, 4])([None, None])
-    with pytest.raises(ValueError, match="MissingTokens: a modality is missing and nothing tells"):
+    with pytest.raises(ValueError, match="MissingTokens: a modality is missing and its number"):
         MissingTokens([4, 4, 4])([x, x[:, :2], None])
     with pytest.raises(TypeError, match="MissingTokens: '0' has another dtype than"):
         MissingTokens([4])([x.double()])

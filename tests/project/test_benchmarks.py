@@ -79,14 +79,16 @@ def test_what_is_not_exact_in_double_precision_is_not_timed() -> None:
     reference = peers.Published(ours, 3, 2)
     inputs = [torch.randn(2, 12, d, requires_grad=True) for d in case.dims]
     with torch.no_grad():  # too little for float32 to tell from rounding
-        reference.get_parameter("steps_0_0_feature").mul_(1 + 1e-6)
+        reference.get_parameter("recursions_0_0_feature").mul_(1 + 1e-6)
     told = gate.Gate(reference, reference, inputs).disagreements(ours, ours)
     assert any("in float64" in line for line in told)
 
 
 def test_a_refused_implementation_has_no_rows() -> None:
     case = CASES["rcma-small"]
-    other = peers.Published(RecursiveCrossModalAttention(case.dims, 12), 3, 2)
+    other = peers.Published(
+        RecursiveCrossModalAttention(case.dims, 12, form="paper", joint="others"), 3, 2
+    )
     wrong = cases.Peer(lambda _: other, same=True)
     right = case.peers["transcription"]
     case = replace(case, peers={"right": right, "wrong": wrong}, settings=("float32",))

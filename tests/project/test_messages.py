@@ -7,9 +7,12 @@ message. All messages have one grammar. Every `raise` in the package must be rea
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +54,16 @@ TCN_CHECKPOINT = {
     f"network.0.conv{n}.{part}": torch.ones(size)
     for n in (1, 2)
     for part, size in (("weight_g", (4, 1, 1)), ("weight_v", (4, 4, 3)), ("bias", (4,)))
+}
+JCA_CHECKPOINT = {
+    f"{name}.weight": torch.ones(size)
+    for letter in "av"
+    for name, size in (
+        (f"affine_{letter}", (4, 4)),
+        (f"W_{letter}", (2, 4)),
+        (f"W_c{letter}", (2, 8)),
+        (f"W_h{letter}", (4, 2)),
+    )
 }
 PER = PerModality({"face": nn.Linear(3, 2), "voice": nn.Linear(5, 2)})
 
@@ -221,7 +234,7 @@ WRONG_CALLS = {
     ),
     "an empty dict": Wrong(lambda: JCA({}), ValueError, ".*every modality is missing"),
     "a nested list of numbers": Wrong(
-        lambda: RCMA([[[1.0]], VOICE]), TypeError, ".*'face' is not a tensor"
+        lambda: UNNAMED([[[1.0]], VOICE]), TypeError, ".*'0' is not a tensor"
     ),
     "a numpy array": Wrong(
         lambda: RCMA({"face": FACE.numpy(), "voice": VOICE}), TypeError, ".*'face' is not a tensor"
@@ -240,7 +253,7 @@ WRONG_CALLS = {
         ".*'face' has 4 features on axis 2, not 3",
     ),
     "swapped modalities": Wrong(
-        lambda: RCMA([VOICE, FACE]), ValueError, ".*'face' has 5 features on axis 2, not 3"
+        lambda: UNNAMED([VOICE, FACE]), ValueError, ".*'0' has 5 features on axis 2, not 3"
     ),
     "no steps at all": Wrong(
         lambda: RCMA({"face": FACE[:, :0], "voice": VOICE[:, :0]}),
@@ -309,7 +322,7 @@ WRONG_CALLS = {
         lambda: RCMA(BOTH, {"words": ALL}), ValueError, ".*mask has unknown names: 'words'"
     ),
     "too few masks": Wrong(
-        lambda: RCMA(BOTH, [ALL]), ValueError, ".*mask has 1 elements for 2 modalities"
+        lambda: UNNAMED([FACE, VOICE], [ALL]), ValueError, ".*mask has 1 elements for 2 modalities"
     ),
     # TemporalConvNet
     "a dim of zero for the TCN": Wrong(
@@ -427,7 +440,7 @@ WRONG_CALLS = {
     "tokens for unknown steps": Wrong(
         lambda: MissingTokens({**DIMS, "words": 2})({"face": FACE, "voice": VOICE[:, :3]}),
         ValueError,
-        "MissingTokens: a modality is missing and nothing tells its steps",
+        "MissingTokens: a modality is missing and its number of steps is unknown",
     ),
     # concordance and its loss
     "a list of predictions": Wrong(
@@ -564,6 +577,18 @@ WRONG_CALLS = {
         lambda: PER(BOTH, ALL[:, 1:]), ValueError, "PerModality: mask does not have the batch"
     ),
 }
+WRONG_CALLS |= {
+    "a weight of the authors that is not a matrix": Wrong(
+        lambda: convert.tcn(TCN_CHECKPOINT | {"network.0.conv1.weight_v": torch.ones(())}),
+        ValueError,
+        r"convert\.tcn: 'network\.0\.conv1\.weight_v' does not have the shape",
+    ),
+    "sizes that do not add up": Wrong(
+        lambda: convert.jca(JCA_CHECKPOINT, modalities=["voice", "face"], dims=[3, 3]),
+        ValueError,
+        r"convert\.jca: dims does not give the features of each modality",
+    ),
+}
 GRAMMAR = re.compile(r"[A-Za-z_.]+: .+\n  got       .+\n  expected  .+\n  hint      .+", re.DOTALL)
 
 
@@ -594,7 +619,20 @@ def reached(call: Callable[[], object]) -> tuple[str, int]:
     raise AssertionError("the call was not wrong")
 
 
+def calls_of_other_files() -> Iterator[Callable[[], object]]:
+    """The wrong calls in the files beside: the rows of every `test_a_mistake_is_named`."""
+    root = Path(__file__).parents[2]
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        if path.name != "test_messages.py" and "def test_a_mistake_is_named" in path.read_text():
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
+            test = importlib.import_module(name).test_a_mistake_is_named
+            for call, *_ in test.pytestmark[0].args[1]:
+                takes = len(inspect.signature(call).parameters)
+                yield partial(call, *[torch.randn(2, 5, 3)] * takes)
+
+
 def test_every_raise_is_reached_by_a_wrong_call() -> None:
     sites = set().union(*(raises_in(path) for path in PACKAGE.rglob("*.py")))
-    untested = sites - {reached(wrong.call) for wrong in WRONG_CALLS.values()}
-    assert not untested, f"no row of WRONG_CALLS reaches {sorted(untested)}"
+    calls = [wrong.call for wrong in WRONG_CALLS.values()]
+    untested = sites - {reached(call) for call in (*calls, *calls_of_other_files())}
+    assert not untested, f"no wrong call reaches {sorted(untested)}"

@@ -1,8 +1,8 @@
 """The papers' authors' checkpoints as state dicts of this package's layers.
 
 Each function takes the state dict of one of their modules and returns one that the layer's
-``load_state_dict`` takes. A key that is in no table of this package is an error, and so is one that
-the checkpoint lacks. The few keys that are known to take no part in a layer are left out:
+``load_state_dict`` takes. Unknown and missing keys raise an error. The few keys known to have no
+counterpart in a layer are skipped:
 :func:`dropped` lists those of a checkpoint, each with the reason.
 """
 

@@ -1,8 +1,8 @@
 r"""The equations, one function each: pure, parameter-free, batch first.
 
 Shapes: B batch, L steps, d features of one modality :math:`X`, D features of its joint :math:`J`.
-Weights act on rows, so that features stay on the last axis. A product of three matrices is computed
-in the cheaper of its two orders, chosen from the shapes.
+Weights multiply from the right, so features stay on the last axis. Products of three matrices use
+the cheaper association for the given shapes.
 """
 
 from crossfuse.functional._concordance import concordance as concordance

@@ -24,7 +24,7 @@ def concordance(
     moments: str = "biased",
     eps: float = 1e-8,
 ) -> Tensor:
-    r"""Measures how far two series agree: in shape, scale and level.
+    r"""Concordance correlation coefficient (CCC): agreement in correlation, scale and offset.
 
     .. math::
         \rho_c = \frac{2 \sigma_{xy}}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2}
@@ -34,7 +34,7 @@ def concordance(
     loses nothing where the series nearly agree: equal series give exactly 1.
 
     Args:
-        prediction: :math:`x`, (B, L), or (B, L, ...) for several series side by side.
+        prediction: :math:`x`, (B, L), or (B, L, ...) for several series.
         target: :math:`y`, of the same shape.
         mask: Valid steps, bool (B, L), **True = valid** (the opposite of the
             ``key_padding_mask`` of :class:`torch.nn.MultiheadAttention`); ``None`` for all.
@@ -45,8 +45,8 @@ def concordance(
             definition); ``"unbiased"``: they are divided by n - 1 (torchmetrics'
             ``ConcordanceCorrCoef``); ``"mixed"``: a biased covariance over unbiased variances (the
             code of the papers' authors), at most (n - 1) / n.
-        eps: The smallest denominator. Where both series vary, and differ in level, by less than
-            its square root, the coefficient loses its meaning but keeps a bounded gradient.
+        eps: The smallest denominator. If both series vary, and their means differ, by less than
+            sqrt(eps), the coefficient is not meaningful, but its gradient stays bounded.
 
     Returns:
         The coefficient, (B, ...) over windows, (...) over the batch. It lies in [-1, 1]; with

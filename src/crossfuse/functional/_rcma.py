@@ -2,8 +2,8 @@ r"""Recursive cross-modal attention, equation by equation.
 
 Shapes: B batch, L steps, d features of one modality :math:`X`, D features of its joint :math:`J`.
 
-The largest tensors here are C and H. They are passed over as little as possible: factors scale the
-smallest operand of a product, and tanh and relu overwrite the product they are taken of.
+The largest tensors here are C and H. To minimise memory traffic, scale factors are folded into the
+smallest operand, and tanh and relu are applied in place.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from crossfuse.functional._products import correlate, spread
 
 
 def concat_features(features: Sequence[Tensor]) -> Tensor:
-    r"""Puts features side by side: the joint of a modality.
+    r"""Concatenates features: the joint of a modality.
 
     .. math:: J_i = [X_j]_{j \ne i} \quad\text{or}\quad J_i = [X_1, \ldots, X_N]
 
-    The joint of RCMA: all others in arXiv v1, all modalities in later versions and in JCA.
+    The joint of RCMA: all other modalities in arXiv v1, all of them in later versions and in JCA.
 
     Args:
         features: Those of the modalities in it, (B, L, d_j) each.
@@ -60,7 +60,7 @@ def rcma_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
 def rcma_unaligned_correlation(
     x: Tensor, others: Sequence[Tensor], temporals: Sequence[Tensor]
 ) -> Tensor:
-    r"""Correlates a modality with others that have numbers of steps of their own.
+    r"""Correlates a modality with modalities of different lengths.
 
     .. math:: C = \tanh\left(\frac{[X^\top T_1 X_1, \ldots, X^\top T_n X_n]}{\sqrt{D}}\right)
 
