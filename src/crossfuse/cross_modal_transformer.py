@@ -59,15 +59,19 @@ class CrossModalTransformer(nn.Module):
         ValueError: If sizes, names, shapes or options do not fit.
 
     Note:
-        Deviations from the paper: its residuals carry LN(Z), here they carry Z, as in the authors'
-        code; source and target have separate layer norms; the attention maps have no biases, so
-        that a missing source adds exactly nothing; the embedding is a linear map in place of a
-        temporal convolution (put a :class:`TemporalConvNet` in front for one); and the paper's
-        prediction from the last step is replaced by a map back to d_i for every step, with a
-        residual. Positions count a modality's own steps, invalid ones included. Time grows with
-        the products of the lengths. The fused attention kernels of torch have no second
-        derivative: for one, call the layer in
-        ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)``.
+        Deviations from the paper. Residuals carry Z, as in the authors' code, not LN(Z). Source
+        and target have separate layer norms. The attention maps have no biases, so a missing
+        source adds exactly nothing. The embedding is a linear map, not a temporal convolution; put
+        a :class:`TemporalConvNet` in front for one. The paper predicts from the last step; here a
+        map leads back to d_i at every step, with a residual. It starts at zero, so a new layer is
+        the identity.
+
+        Positions count a modality's own steps from its first, invalid ones included: padding on
+        the right changes nothing, padding on the left shifts the positions. Time grows with the
+        products of the lengths.
+
+        The fused attention kernels of torch have no second derivatives. To take one, call the
+        layer under ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)``.
 
     References:
         | Y.-H. H. Tsai, S. Bai, P. P. Liang, J. Z. Kolter, L.-P. Morency, R. Salakhutdinov,
@@ -125,7 +129,7 @@ class CrossModalTransformer(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Re-initialises the parameters (Xavier uniform; biases zero)."""
+        """Re-initialises the parameters (Xavier uniform; biases and the output maps zero)."""
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
@@ -133,6 +137,8 @@ class CrossModalTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        for target in self.targets.values():
+            nn.init.zeros_(cast(_Target, target).output.weight)
 
     @overload
     def forward(self, modalities: Mapping[str, T], mask: Masks | None = None) -> dict[str, T]: ...
