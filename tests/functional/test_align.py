@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossfuse import align, resample
+from crossfuse._clock import Mode
 from tests.support import properties
 
-MODES = ("average", "linear", "nearest")
+MODES: tuple[Mode, ...] = ("average", "linear", "nearest")
 modes = st.sampled_from(MODES)
 F64 = torch.float64
+few = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 
 
 def twin(x: Tensor, times: Tensor, valid: Tensor, c: float, within: float, mode: str) -> Tensor:
@@ -52,10 +54,16 @@ def distinct(times: Tensor) -> Tensor:
     return times + torch.arange(times.shape[1], dtype=F64) / 64
 
 
-@given(mode=modes, batch=st.integers(1, 3), steps=st.integers(1, 12), count=st.integers(1, 9), within=st.sampled_from([0.25, 1.0, 50.0]), seed=st.integers(0, 999))  # fmt: skip
+@given(
+    mode=modes,
+    sizes=st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 9)),
+    within=st.sampled_from([0.25, 1.0, 50.0]),
+    seed=st.integers(0, 999),
+)
 def test_it_agrees_with_the_twin(
-    mode: Any, batch: int, steps: int, count: int, within: float, seed: int
+    mode: Mode, sizes: tuple[int, int, int], within: float, seed: int
 ) -> None:
+    batch, steps, count = sizes
     x, times, valid = recording(seed, batch, steps)
     times = distinct(times)
     clock = torch.arange(count, dtype=F64) * 1.25
@@ -67,8 +75,10 @@ def test_it_agrees_with_the_twin(
         properties.close(y[b], expected.nan_to_num(0.0), f"sample {b}", 1e-12)
 
 
-@given(mode=modes, seed=st.integers(0, 999), lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3))  # fmt: skip
-def test_each_recording_gives_what_it_gives_alone(mode: Any, seed: int, lengths: list[int]) -> None:
+@given(mode=modes, seed=st.integers(0, 999), lengths=few)
+def test_each_recording_gives_what_it_gives_alone(
+    mode: Mode, seed: int, lengths: list[int]
+) -> None:
     """Values, masks and gradients, whatever is in the padding and in its time stamps."""
     x, times, _ = recording(seed, len(lengths), 9)
     times, clock = distinct(times), torch.arange(11, dtype=F64)
@@ -91,7 +101,7 @@ def test_each_recording_gives_what_it_gives_alone(mode: Any, seed: int, lengths:
 
 
 @given(mode=modes, seed=st.integers(0, 999))
-def test_the_order_of_the_steps_does_not_matter(mode: Any, seed: int) -> None:
+def test_the_order_of_the_steps_does_not_matter(mode: Mode, seed: int) -> None:
     x, times, mask = recording(seed, 2, 9)
     times, order = distinct(times), torch.randperm(9)
     clock = torch.arange(11, dtype=F64)
@@ -102,7 +112,7 @@ def test_the_order_of_the_steps_does_not_matter(mode: Any, seed: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_on_its_own_clock_a_stream_stays_as_it_is(mode: Any) -> None:
+def test_on_its_own_clock_a_stream_stays_as_it_is(mode: Mode) -> None:
     x, mask = torch.randn(2, 8, 3, dtype=F64), torch.rand(2, 8) < 0.7
     times = torch.arange(8, dtype=F64) * 0.04
     ((y,), (valid,)) = align([x], [times], times, mask, within=0.01, mode=mode)
@@ -111,7 +121,7 @@ def test_on_its_own_clock_a_stream_stays_as_it_is(mode: Any) -> None:
 
 
 @pytest.mark.parametrize(("mode", "within"), [("average", 0.5), ("nearest", 1.0), ("linear", 1.0)])
-def test_time_stamps_at_a_constant_rate_give_what_the_rate_gives(mode: Any, within: float) -> None:
+def test_time_stamps_at_a_constant_rate_give_what_the_rate_gives(mode: Mode, within: float) -> None:
     x = torch.randn(2, 40, 3, dtype=F64)
     times, clock = (torch.arange(40, dtype=F64) + 0.5) / 4, torch.arange(10, dtype=F64) + 0.5
     ((by_time,), _) = align([x], [times + 1 / 64], clock + 1 / 64, within=within, mode=mode)
@@ -151,20 +161,23 @@ def test_the_structure_is_kept_and_the_missing_stay_missing() -> None:
     assert type(align([x["a"]], [stamps["a"]], clock, within=0.5)[0]) is tuple
 
 
-SECONDS = torch.arange(5, dtype=F64)
+S = torch.arange(5, dtype=F64)
+
+
+wrong: Any = align  # called as its types forbid
 
 
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda x: align({"a": x}, [SECONDS], SECONDS, within=1), TypeError, "modalities and times"),
-        (lambda x: align([x], [None], SECONDS, within=1), TypeError, "times['0'] is not a tensor"),
-        (lambda x: align([x], [SECONDS[:4]], SECONDS, within=1), ValueError, "times['0'] has not one"),
-        (lambda x: align([x], [SECONDS], SECONDS.expand(3, 5), within=1), ValueError, "clock has not"),
-        (lambda x: align([x], [SECONDS], 25.0, within=1), TypeError, "clock is not a tensor of times"),
-        (lambda x: align([x], [SECONDS], SECONDS, within=0), ValueError, "within must be positive"),
-        (lambda x: align([x], [SECONDS], SECONDS, within=1, mode="area"), ValueError, "unknown mode"),
-        (lambda x: align([x], [SECONDS], SECONDS, x, within=1), TypeError, "mask is not a bool"),
+        (lambda x: wrong({"a": x}, [S], S, within=1), TypeError, "modalities and times"),
+        (lambda x: wrong([x], [None], S, within=1), TypeError, "times['0'] is not a tensor"),
+        (lambda x: wrong([x], [S[:4]], S, within=1), ValueError, "times['0'] has not one"),
+        (lambda x: wrong([x], [S], S.expand(3, 5), within=1), ValueError, "clock has not"),
+        (lambda x: wrong([x], [S], 25.0, within=1), TypeError, "clock is not a tensor of times"),
+        (lambda x: wrong([x], [S], S, within=0), ValueError, "within must be positive"),
+        (lambda x: wrong([x], [S], S, within=1, mode="area"), ValueError, "unknown mode"),
+        (lambda x: wrong([x], [S], S, x, within=1), TypeError, "mask is not a bool"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(

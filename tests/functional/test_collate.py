@@ -74,17 +74,18 @@ def test_aligned_streams_come_to_one_length(steps: list[tuple[int, ...]]) -> Non
 
 
 def test_lists_become_tuples() -> None:
-    samples = [[torch.ones(2, 3), None], [torch.ones(4, 3), torch.ones(4, 1)]]
+    samples: list[Any] = [[torch.ones(2, 3), None], [torch.ones(4, 3), torch.ones(4, 1)]]
     streams, mask = collate(samples)
     assert type(streams) is type(mask) is tuple
     assert streams[1].shape == (2, 4, 1)
     assert mask[1].sum(dim=1).tolist() == [0, 4]
     assert collate([[torch.ones(2, 3), None]])[0][1] is None
-    assert collate([[torch.ones(2, 3), None]], dims=[3, 7])[0][1].shape == (1, 2, 7)
+    padded: Any = collate([[torch.ones(2, 3), None]], dims=[3, 7])[0][1]
+    assert padded.shape == (1, 2, 7)
 
 
 def test_frames_and_labels_of_each_step_are_streams_too() -> None:
-    samples = [
+    samples: list[Any] = [
         {"video": torch.ones(n, 3, 4, 4), "label": torch.arange(n), "words": torch.ones(n, 2)}
         for n in (2, 5)
     ]
@@ -96,7 +97,7 @@ def test_frames_and_labels_of_each_step_are_streams_too() -> None:
 
 
 class Recordings(torch.utils.data.Dataset[Any]):
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> tuple[dict[str, Tensor | None], int, str]:
         if index >= len(self):
             raise IndexError
         voice = None if index == 2 else torch.full((3 + index, 5), float(index))
@@ -132,25 +133,28 @@ def test_options_go_through_partial() -> None:
 X = torch.ones(4, 3)
 
 
+wrong: Any = collate  # called as its types forbid
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda: collate([]), ValueError, "there are no samples"),
-        (lambda: collate(X), ValueError, "there are no samples\n  got       Tensor"),
-        (lambda: collate([3]), TypeError, "samples must be a mapping or a sequence"),
-        (lambda: collate([{"a": X}, [X]]), TypeError, "samples"),
-        (lambda: collate([{"a": X}, [X]], dims={"a": 3}), TypeError, "the streams have names, but"),
-        (lambda: collate([[X], [X, X]]), ValueError, "sample 1 has 2 elements for 1 modalities"),
-        (lambda: collate([{"a": X, "b": X[:2]}]), ValueError, "the streams of sample 0 differ in"),
-        (lambda: collate([{"a": X}, {"a": X[:, :2]}]), ValueError, "'a' of sample 1 does not fit"),
-        (lambda: collate([{"a": X}, {"a": X.long()}]), ValueError, "'a' of sample 1 does not fit"),
-        (lambda: collate([{"a": X}], dims={"a": 4}), ValueError, "'a' of sample 0 does not fit"),
-        (lambda: collate([{"a": X}], dims={"b": 3}), ValueError, "sample 0 has unknown names: 'a'"),
-        (lambda: collate([{"a": [1.0]}]), TypeError, "'a' of sample 0 is not a tensor with steps"),
-        (lambda: collate([(X, 1)]), TypeError, "'1' of sample 0 is not a tensor with steps"),
-        (lambda: collate([({"a": X}, 1), {"a": X}]), TypeError, "some samples have labels and some"),
-        (lambda: collate([({"a": X}, 1), ({"a": X},)]), ValueError, "the samples differ in their"),
-        (lambda: collate([({"a": X}, X), ({"a": X}, X[1:])]), ValueError, "label 0 differs in shape"),
+        (lambda: wrong([]), ValueError, "there are no samples"),
+        (lambda: wrong(X), ValueError, "there are no samples\n  got       Tensor"),
+        (lambda: wrong([3]), TypeError, "samples must be a mapping or a sequence"),
+        (lambda: wrong([{"a": X}, [X]]), TypeError, "the streams have names, but"),
+        (lambda: wrong([[X], {"a": X}]), TypeError, "sample 1 is given by name, but the"),
+        (lambda: wrong([[X], [X, X]]), ValueError, "sample 1 has 2 elements for 1 modalities"),
+        (lambda: wrong([{"a": X, "b": X[:2]}]), ValueError, "the streams of sample 0 differ in"),
+        (lambda: wrong([{"a": X}, {"a": X[:, :2]}]), ValueError, "'a' of sample 1 does not fit"),
+        (lambda: wrong([{"a": X}, {"a": X.long()}]), ValueError, "'a' of sample 1 does not fit"),
+        (lambda: wrong([{"a": X}], dims={"a": 4}), ValueError, "'a' of sample 0 does not fit"),
+        (lambda: wrong([{"a": X}], dims={"b": 3}), ValueError, "sample 0 has unknown names: 'a'"),
+        (lambda: wrong([{"a": [1.0]}]), TypeError, "'a' of sample 0 is not a tensor with steps"),
+        (lambda: wrong([(X, 1)]), TypeError, "'1' of sample 0 is not a tensor with steps"),
+        (lambda: wrong([({"a": X}, 1), {"a": X}]), TypeError, "some samples have labels"),
+        (lambda: wrong([({"a": X}, 1), ({"a": X},)]), ValueError, "the samples differ in their"),
+        (lambda: wrong([({"a": X}, X), ({"a": X}, X[1:])]), ValueError, "label 0 differs in"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(call: Callable[[], Any], kind: type[Exception], message: str) -> None:

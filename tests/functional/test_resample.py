@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.export import Dim, export
 
 from crossfuse import resample
+from crossfuse._clock import Mode
 from tests.support import properties
 
-MODES = ("average", "linear", "nearest")
+MODES: tuple[Mode, ...] = ("average", "linear", "nearest")
 RATES = (1, 2, 3, 5, 7, 10, 25, 30, 50, 2.5, 29.97)
 rates = st.sampled_from(RATES)
 modes = st.sampled_from(MODES)
+few = st.lists(st.integers(0, 9), min_size=1, max_size=3)
 
 
 def weights(mode: str, ratio: Fraction, j: int) -> dict[int, Fraction]:
@@ -69,19 +71,19 @@ def covering(steps: int, old: float, new: float) -> int:
     seed=st.integers(0, 999),
 )  # fmt: skip
 def test_it_agrees_with_the_twin(
-    old: float, new: float, mode: str, batch: int, steps: int, seed: int
+    old: float, new: float, mode: Mode, batch: int, steps: int, seed: int
 ) -> None:
     x, valid = draw_stream(seed, batch, steps)
-    ((y,), (mask,)) = resample([x], [old], new, [valid], mode=mode)  # type: ignore[call-overload]  # a str
+    ((y,), (mask,)) = resample([x], [old], new, [valid], mode=mode)
     for b in range(batch):
         expected = twin(x[b], valid[b], mode, old, new, covering(steps, old, new))
         assert torch.equal(mask[b], ~expected[:, 0].isnan())
         properties.close(y[b], expected.nan_to_num(0.0), f"sample {b}", 1e-12)
 
 
-@given(old=rates, new=rates, mode=modes, seed=st.integers(0, 999), lengths=st.lists(st.integers(0, 9), min_size=1, max_size=3))  # fmt: skip
+@given(old=rates, new=rates, mode=modes, seed=st.integers(0, 999), lengths=few)
 def test_each_recording_gives_what_it_gives_alone(
-    old: float, new: float, mode: Any, seed: int, lengths: list[int]
+    old: float, new: float, mode: Mode, seed: int, lengths: list[int]
 ) -> None:
     """Values, masks and gradients, whatever is in the padding."""
     x, _ = draw_stream(seed, len(lengths), 9)
@@ -104,7 +106,7 @@ def test_each_recording_gives_what_it_gives_alone(
 
 
 @given(rate=rates, mode=modes, seed=st.integers(0, 999))
-def test_the_same_rate_changes_nothing(rate: float, mode: Any, seed: int) -> None:
+def test_the_same_rate_changes_nothing(rate: float, mode: Mode, seed: int) -> None:
     x, mask = draw_stream(seed, 2, 8)
     ((y,), (valid,)) = resample([x], [rate], rate, mask, mode=mode)
     assert torch.equal(valid, mask)
@@ -112,14 +114,14 @@ def test_the_same_rate_changes_nothing(rate: float, mode: Any, seed: int) -> Non
 
 
 @given(old=rates, new=rates, mode=modes)
-def test_a_constant_stays_constant(old: float, new: float, mode: Any) -> None:
+def test_a_constant_stays_constant(old: float, new: float, mode: Mode) -> None:
     ((y,), (mask,)) = resample([torch.full((1, 11, 1), 3.0)], [old], new, mode=mode)
     properties.close(y[mask], torch.full_like(y[mask], 3.0), "a constant", 1e-6)
 
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
 def test_averaging_keeps_the_mean_and_does_not_alias(factor: int) -> None:
-    """A tone at the old rate's half, which the other modes fold onto a slow one, is averaged out."""
+    """A tone at half the old rate, which "nearest" folds onto a slow one, is averaged out."""
     x = torch.randn(2, 30, 3, dtype=torch.float64)
     ((y,), _) = resample([x], [factor], 1)
     properties.close(y.mean(dim=1), x.mean(dim=1), "the mean", 1e-12)
@@ -149,6 +151,8 @@ def test_a_line_stays_a_line_between_its_ends() -> None:
 def test_streams_come_to_the_steps_of_the_longest_in_their_own_structure() -> None:
     streams = {"voice": torch.randn(2, 100, 3), "face": torch.randn(2, 51, 4), "pulse": None}
     rates_of = {"voice": 50, "face": 25, "pulse": 1, "words": 3}
+    outputs: Any
+    masks: Any
     outputs, masks = resample(streams, rates_of, 25)
     assert list(outputs) == list(masks) == ["voice", "face", "pulse"]
     assert outputs["voice"].shape == (2, 51, 3)
@@ -158,11 +162,12 @@ def test_streams_come_to_the_steps_of_the_longest_in_their_own_structure() -> No
     assert masks["pulse"] is None
     pair, _ = resample([torch.randn(2, 4, 3), None], [2, 1], 1, steps=7)
     assert type(pair) is tuple
+    assert pair[0] is not None
     assert pair[0].shape == (2, 7, 3)
 
 
 def test_frames_of_ntsc_video_do_not_drift() -> None:
-    """An hour at 30000/1001 frames a second, of which step k of a 10 Hz clock needs the right one."""
+    """An hour at 30000/1001 frames a second: a 10 Hz clock finds the right frame to the end."""
     rate = 30000 / 1001
     x = torch.arange(int(3600 * rate), dtype=torch.float64)[None, :, None]
     ((y,), _) = resample([x], [rate], 10, mode="nearest")
@@ -172,9 +177,9 @@ def test_frames_of_ntsc_video_do_not_drift() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_it_exports_as_one_graph_of_any_batch_and_length(mode: Any) -> None:
+def test_it_exports_as_one_graph_of_any_batch_and_length(mode: Mode) -> None:
     class Resampler(torch.nn.Module):
-        def forward(self, streams: dict[str, Tensor], mask: dict[str, Tensor]) -> Any:
+        def forward(self, streams: dict[str, Tensor], mask: dict[str, Tensor]) -> object:
             return resample(streams, {"voice": 50, "face": 30}, 25, mask, mode=mode)
 
     def example(batch: int, voice: int, face: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -191,22 +196,25 @@ def test_it_exports_as_one_graph_of_any_batch_and_length(mode: Any) -> None:
                 assert torch.equal(ours[name], theirs[name])
 
 
+wrong: Any = resample  # called as its types forbid
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda x: resample({"a": x}, [1], 1), TypeError, "modalities and rates are not of one"),
-        (lambda x: resample([x], {"a": 1}, 1), TypeError, "modalities and rates are not of one"),
-        (lambda x: resample({"b": x}, {"a": 1}, 1), ValueError, "modalities has unknown names: 'b'"),
-        (lambda x: resample([x], [0], 1), ValueError, "rates['0'] must be positive"),
-        (lambda x: resample({"a": x}, {"b": 1, "a": None}, 1), ValueError, "rates['a'] must be"),
-        (lambda x: resample([x], [1], -1), ValueError, "rate must be positive"),
-        (lambda x: resample([x], [1], 1, steps=0), ValueError, "steps must be a positive int"),
-        (lambda x: resample([x], [1], 1, mode="cubic"), ValueError, "unknown mode"),
-        (lambda x: resample([x], [1e9], 1), ValueError, "'0' is too fast for the clock"),
-        (lambda x: resample([None], [1], 1), ValueError, "every stream is missing"),
-        (lambda x: resample([x, x[:1]], [1, 1], 1), ValueError, "'1' has 1 samples on axis 0"),
-        (lambda x: resample([x[0]], [1], 1), ValueError, "'0' has 2 axes, not 3"),
-        (lambda x: resample([x], [1], 1, x), TypeError, "mask is not a bool tensor"),
+        (lambda x: wrong({"a": x}, [1], 1), TypeError, "modalities and rates are not of one"),
+        (lambda x: wrong([x], {"a": 1}, 1), TypeError, "modalities and rates are not of one"),
+        (lambda x: wrong({"b": x}, {"a": 1}, 1), ValueError, "modalities has unknown"),
+        (lambda x: wrong([x], [0], 1), ValueError, "rates['0'] must be positive"),
+        (lambda x: wrong({"a": x}, {"b": 1, "a": None}, 1), ValueError, "rates['a'] must be"),
+        (lambda x: wrong([x], [1], -1), ValueError, "rate must be positive"),
+        (lambda x: wrong([x], [1], 1, steps=0), ValueError, "steps must be a positive int"),
+        (lambda x: wrong([x], [1], 1, mode="cubic"), ValueError, "unknown mode"),
+        (lambda x: wrong([x], [1e9], 1), ValueError, "'0' is too fast for the clock"),
+        (lambda x: wrong([None], [1], 1), ValueError, "every stream is missing"),
+        (lambda x: wrong([x, x[:1]], [1, 1], 1), ValueError, "'1' has 1 samples on axis 0"),
+        (lambda x: wrong([x[0]], [1], 1), ValueError, "'0' has 2 axes, not 3"),
+        (lambda x: wrong([x], [1], 1, x), TypeError, "mask is not a bool tensor"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(

@@ -103,6 +103,28 @@ def _rcma(*sizes: Any, **options: Any) -> Callable[[], nn.Module]:  # noqa: ANN4
     return lambda: crossfuse.RecursiveCrossModalAttention(DIMS, *sizes, **options)
 
 
+class Readout(nn.Module):
+    """Recursive fusion with a weight for each step, and one output for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = dict.fromkeys(DIMS, 4)
+        self.fuse = crossfuse.RecursiveCrossModalAttention(widths, LENGTH, 1, form="paper")
+        self.head = crossfuse.ConcatFusion(widths, 2)
+
+    def forward(self, features: Any, mask: Any = None) -> Tensor:  # noqa: ANN401 - modalities
+        outputs: Tensor = self.head(self.fuse(features, mask), mask)
+        return outputs
+
+
+def live_window(readout: nn.Module | None = None, **options: Any) -> crossfuse.LiveWindow:  # noqa: ANN401 - passed on
+    """A TCN for each modality and what reads out a window of `LENGTH` steps."""
+    encode = crossfuse.PerModality(
+        {name: crossfuse.TemporalConvNet(dim, [4], kernel_size=3) for name, dim in DIMS.items()}
+    )
+    return crossfuse.LiveWindow(encode, readout or Readout(), DIMS, LENGTH, **options)
+
+
 SPECIMENS = {
     "RecursiveCrossModalAttention": Specimen(_rcma()),
     "RecursiveCrossModalAttention-paper": Specimen(_rcma(LENGTH, form="paper", joint="others")),
@@ -131,5 +153,10 @@ SPECIMENS = {
     "LeaderFollowerAttention": Specimen(
         lambda: crossfuse.LeaderFollowerAttention(DIMS, 4, leader="face")
     ),
+    "MaskedMean": Specimen(crossfuse.MaskedMean),
+    "MaskedMean-one": Specimen(crossfuse.MaskedMean, _face),
+    "AttentionPooling": Specimen(lambda: crossfuse.AttentionPooling(DIMS)),
+    "AttentionPooling-one": Specimen(lambda: crossfuse.AttentionPooling(3), _face),
+    "LiveWindow": Specimen(lambda: live_window()),
     "ConcordanceLoss": Specimen(crossfuse.ConcordanceLoss, _scored),
 }
