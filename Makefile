@@ -3,10 +3,26 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test bench docs dist clean
+.PHONY: help check fast format test demo bench docs dist clean
+
+help: ## List the commands
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
+
+check: .venv/dev.done ## Lint, types, architecture, public API and error messages (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/project/test_architecture.py tests/project/test_public_api.py tests/project/test_messages.py
+
+fast: .venv/dev.done ## The tests of layers and functions that are not slow (under three minutes)
+	$(BIN)/python -m pytest -q -m "not slow" --numprocesses logical --dist loadfile tests/layers tests/functional
+
+format: .venv/dev.done ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 demo: .venv/examples.done ## Run the smartwatch example, then Aff-Wild2 on synthetic data; writes tables, figures and a report
-	@echo "==> demo 1 of 2: two sensors of a smartwatch, people never seen (examples/watch, quick run)"
+	@echo "==> demo 1 of 2: two sensors of a smartwatch, held-out subjects (examples/watch, quick run)"
 	$(BIN)/python -m examples.watch --quick
 	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, some minutes (examples/affwild2)"
 	$(BIN)/python -m examples.affwild2 demo --size small --out runs/affwild2

@@ -26,8 +26,8 @@ class Attended(NamedTuple):
     """What a branch computed."""
 
     features: Tensor  # (B, L, d)
-    correlation: Tensor  # (B, d, D)
-    attention_map: Tensor  # (B, L, D)
+    correlation: Tensor  # C, (B, d, D); (B, h, k, k) in the stable form
+    attention_map: Tensor  # H, (B, L, D); (B, L, d) in the stable form
 
 
 class Sizes(NamedTuple):
@@ -45,24 +45,23 @@ class Branch(nn.Module):
 
     Args:
         sizes: What it is built for.
-        stable: Whether H has its argument divided by the root of d, and O starts at zero.
         temporal_init: How T starts.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
     """
 
+    normalised = False  # C and H are computed from the features as they are
+
     def __init__(
         self,
         sizes: Sizes,
         *,
-        stable: bool,
         temporal_init: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
         self.sizes = sizes
-        self.stable = stable
         self.temporal_init = temporal_init
         dim, joint_dim, length = sizes.dim, sizes.joint_dim, sizes.length
         self.temporal = (
@@ -75,18 +74,11 @@ class Branch(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Re-initialises the parameters: Xavier uniform, but O = 0 in the stable form."""
+        """Re-initialises the parameters (Xavier uniform)."""
         if self.temporal is not None:
-            for block in torch.split(self.temporal.detach(), list(self.sizes.columns), dim=1):
-                if self.temporal_init == "identity":
-                    start_as_identity_(block)
-                else:
-                    nn.init.xavier_uniform_(block)
+            init_temporal_(self.temporal, self.sizes.columns, self.temporal_init)
         nn.init.xavier_uniform_(self.feature)
-        if self.stable:
-            nn.init.zeros_(self.output)
-        else:
-            nn.init.xavier_uniform_(self.output)
+        nn.init.xavier_uniform_(self.output)
 
     @override
     def forward(
@@ -108,9 +100,8 @@ class Branch(nn.Module):
             dropout: Probability of dropping an element of H O.
         """
         correlation = self._correlation(inner, joint, valid)
-        scale = x.shape[-1] ** -0.5 if self.stable else 1.0
         attention = functional.rcma_attention_map(
-            inner, correlation, self.feature, scale=scale, longest=self.sizes.length
+            inner, correlation, self.feature, longest=self.sizes.length
         )
         features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
         return Attended(features, correlation, attention)
@@ -134,7 +125,7 @@ class Branch(nn.Module):
 
 
 class Step(nn.ModuleDict):
-    """One recursion, a :class:`Branch` per modality in the layer's order."""
+    """One recursion, a branch per modality in the layer's order."""
 
     @override
     def forward(
@@ -157,8 +148,8 @@ class Step(nn.ModuleDict):
     ) -> Iterator[tuple[Any, Tensor, Tensor, Joint, Tensor | None]]:
         """Yields what each branch needs, when it is its turn."""
         branches: list[Any] = list(self.values())  # also if they are wrapped
-        stable = branches[0].stable
-        inner = list(map(unit_scale, features, masks)) if stable else list(features)
+        normalised = branches[0].normalised
+        inner = list(map(unit_scale, features, masks)) if normalised else list(features)
         whole: Tensor | None = None
         for branch, x, own, valid in zip(branches, features, inner, masks, strict=True):
             members = branch.sizes.members
@@ -180,6 +171,15 @@ def unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
     size: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide)
     power = size.square() / (count * x.shape[2])
     return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
+
+
+def init_temporal_(temporal: Tensor, columns: Sequence[int], init: str) -> None:
+    """Writes the start of T, (L, sum of columns), block by block."""
+    for block in torch.split(temporal.detach(), list(columns), dim=1):
+        if init == "identity":
+            start_as_identity_(block)
+        else:
+            nn.init.xavier_uniform_(block)
 
 
 def start_as_identity_(block: Tensor) -> None:

@@ -11,10 +11,11 @@ class Recursion(NamedTuple, Generic[S]):
 
     Attributes:
         features: The attended features, each (B, L, d_i).
-        correlations: The joint correlation C of each modality, (B, d_i, D_i).
+        correlations: The joint correlation C of each modality, (B, d_i, D_i); in the stable form of
+            :class:`~crossfuse.RecursiveCrossModalAttention` (B, h, k_i, k_i), in h heads.
         attention_maps: The attention map H of each modality: (B, L, D_i) in
-            :class:`~crossfuse.RecursiveCrossModalAttention`, (B, d_i, K) in
-            :class:`~crossfuse.JointCrossAttention`.
+            :class:`~crossfuse.RecursiveCrossModalAttention`, (B, L, d_i) in its stable form,
+            (B, d_i, K) in :class:`~crossfuse.JointCrossAttention`.
 
     Example:
         >>> from crossfuse import JointCrossAttention

@@ -12,6 +12,7 @@ from crossfuse._errors import check_choice, check_flag, check_probability, check
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
 from crossfuse._recursive_step import Branch, Sizes, Step
 from crossfuse._released_step import ReleasedBranch, ReleasedStep
+from crossfuse._stable_step import StableBranch
 from crossfuse.gate import DynamicGate, gated
 from crossfuse.inspection import Inspection, Recursion
 
@@ -21,42 +22,53 @@ _NAME = "RecursiveCrossModalAttention"
 class RecursiveCrossModalAttention(nn.Module):
     r"""Fuses modalities by attending, recursively, to their correlations with each other.
 
-    One recursion in the form of the paper, for modality :math:`i` with features :math:`X_i`
-    (B, L, d_i) and joint :math:`J_i` (B, L, D_i), all modalities at once:
+    One recursion updates all modalities at once. For modality :math:`i` with features :math:`X_i`
+    (B, L, d_i) and joint :math:`J_i` (B, L, D_i), the features of all modalities concatenated, it
+    is, in the stable form (the default) and in the form of the paper,
 
     .. math::
-        C_i = \tanh\left(\frac{X_i^\top T_i J_i}{\sqrt{D_i}}\right) \qquad
+        \text{stable:} \quad
+        & C_i = \frac{1}{n_i} \widehat{U_i P_i}^\top \, \widehat{T_i J_i Q_i} \qquad
+        H_i = \frac{U_i F_i C_i}{\sqrt{k_i}} \qquad
+        X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i) \qquad
+        X_i \leftarrow X_i + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X_i) A_i + a_i) B_i) \\
+        \text{paper:} \quad & C_i = \tanh\left(\frac{X_i^\top T_i J_i}{\sqrt{D_i}}\right) \qquad
         H_i = \mathrm{relu}(X_i F_i C_i) \qquad
         X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i)
+
+    In the stable form :math:`U_i` is :math:`X_i` divided by the root mean square of its window
+    (:math:`J_i` holds these), a hat divides each column by its root mean square over the n valid
+    steps, and C
+    and H are computed in 4 heads of :math:`k_i = d_i / 4` features (or the largest number of heads
+    that divides both 4 and :math:`d_i`). So an entry of C is a correlation coefficient, which means
+    the same at every length.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
         length: ``None`` (the default) leaves :math:`T_i` out, so windows may have any length (a
-            deviation from the paper): :math:`C_i = \tanh(X_i^\top J_i / \sqrt{n})`, with n the
-            valid steps of modality i. An int is the longest window, as in the paper; a shorter
-            input uses the upper left part of :math:`T_i`, as if it were padded with invalid steps.
-            A mapping or sequence with one length per modality fuses streams that are not aligned:
-            each keeps its own length, and :math:`T_i` has a block of columns for each modality of
-            the joint.
+            deviation from the paper). In the form of the paper, C is then
+            :math:`\tanh(X_i^\top J_i / \sqrt{n})`, with n the valid steps of modality i. An int is
+            the longest window, as in the paper; a shorter input uses the upper left part of
+            :math:`T_i`, as if it were padded with invalid steps. A mapping or sequence with one
+            length per modality fuses streams that are not aligned: each keeps its own length, and
+            :math:`T_i` has a block of columns for each modality of the joint.
         recursions: Number of recursions.
-        form: ``"stable"`` departs from the paper in three ways: C and H are computed from
-            RMS-normalised features (each window divided by the root mean square of its valid
-            part), :math:`X_i F_i C_i` is divided by :math:`\sqrt{d_i}`, and :math:`O_i` starts at
-            0. A fresh layer is the identity, and what a recursion adds does not grow with the
-            features. ``"paper"`` is the equations above. ``"released"`` is the authors' code (see
-            Note), for an int as ``length``.
+        form: ``"stable"``, a fresh layer is the identity (:math:`O_i`, :math:`B_i` start at 0), and
+            what a recursion adds does not depend on the scale of the features. ``"paper"``, whose
+            features grow with every recursion until tanh saturates. ``"released"`` is the authors'
+            code (see Note), for an int as ``length``.
         joint: ``"all"``: the joint of a modality is all modalities concatenated, itself included
             (v2 and later of the paper); ``"others"``: all but itself (v1). ``"all"`` is the default
-            because it scored higher when the relation between streams varies (.910 against .878 in
-            ``examples/which_fusion``).
+            because it scored higher when the relation between streams varies from window to window
+            (.910 against .878, ``examples/which_fusion``, the stable form of 0.1).
         share_weights: Use the weights of one recursion in all of them.
-        dropout: Probability of dropping an element of :math:`H_i O_i`.
+        dropout: Probability of dropping an element of what is added to :math:`X_i`.
         gate: Put a :class:`DynamicGate` between the input and the output of each modality.
-        checkpoint: Recompute each recursion in the backward pass: the same numbers, more time. At
-            B 4, L 300, 512/128/512 a recursion keeps 5 MiB, not 58
-            (``benchmarks.checkpoint_memory``).
-        temporal_init: How :math:`T_i` starts: ``"xavier"`` (uniform), or ``"identity"``, at which
-            steps of the same time meet. Neither ``length=None`` nor ``form="released"`` uses it.
+        checkpoint: Recompute each recursion in the backward pass: the same numbers, more time, and
+            only the features are kept (``benchmarks.checkpoint_memory``).
+        temporal_init: How :math:`T_i` starts: ``"identity"``, at which steps of the same time meet,
+            or ``"xavier"`` (uniform). ``None`` is the first in the stable form, the second in that
+            of the paper. Neither ``length=None`` nor ``form="released"`` uses it.
         device: Device of the parameters.
         dtype: Dtype of the parameters.
 
@@ -104,14 +116,15 @@ class RecursiveCrossModalAttention(nn.Module):
         dropout: float = 0.0,
         gate: bool = False,
         checkpoint: bool = False,
-        temporal_init: Literal["xavier", "identity"] = "xavier",
+        temporal_init: Literal["xavier", "identity"] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_choice(_NAME, "form", form, ("stable", "paper", "released"))
         check_choice(_NAME, "joint", joint, ("all", "others"))
-        check_choice(_NAME, "temporal_init", temporal_init, ("xavier", "identity"))
+        start = temporal_init or ("identity" if form == "stable" else "xavier")
+        check_choice(_NAME, "temporal_init", start, ("xavier", "identity"))
         for name, flag in (("share_weights", share_weights), ("gate", gate)):
             check_flag(_NAME, name, flag)
         check_flag(_NAME, "checkpoint", checkpoint)
@@ -121,7 +134,7 @@ class RecursiveCrossModalAttention(nn.Module):
         self._form: Literal["stable", "paper", "released"] = form
         self._joint: Literal["all", "others"] = joint
         self._share_weights: bool = share_weights
-        self._temporal_init: Literal["xavier", "identity"] = temporal_init
+        self._temporal_init: str = start
         self.dropout: nn.Dropout = nn.Dropout(check_probability(_NAME, "dropout", dropout))
         self.checkpoint: bool = checkpoint
         if form == "released" and not (self._aligned and self._longest):
@@ -166,7 +179,7 @@ class RecursiveCrossModalAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Re-initialises all parameters."""
         for module in self.modules():
-            if isinstance(module, Branch | ReleasedBranch | DynamicGate):
+            if isinstance(module, Branch | StableBranch | ReleasedBranch | DynamicGate):
                 module.reset_parameters()
 
     @overload
@@ -216,7 +229,7 @@ class RecursiveCrossModalAttention(nn.Module):
             >>> fuse = RecursiveCrossModalAttention({"face": 4, "voice": 3})
             >>> seen = fuse.inspect({"face": torch.randn(1, 10, 4), "voice": torch.randn(1, 10, 3)})
             >>> seen.recursions[1].correlations["face"].shape
-            torch.Size([1, 4, 7])
+            torch.Size([1, 4, 1, 1])
         """
         inputs, dropout, seen = self._flatten(modalities, mask), self._dropout(), []
         features: Sequence[Tensor] = inputs.features
@@ -252,13 +265,8 @@ class RecursiveCrossModalAttention(nn.Module):
             return ReleasedBranch(
                 sizes, sizes.length, map_joint=self._joint == "others", device=device, dtype=dtype
             )
-        return Branch(
-            sizes,
-            stable=self._form == "stable",
-            temporal_init=self._temporal_init,
-            device=device,
-            dtype=dtype,
-        )
+        branch = StableBranch if self._form == "stable" else Branch
+        return branch(sizes, temporal_init=self._temporal_init, device=device, dtype=dtype)
 
     def _flatten(self, modalities: Modalities, mask: Masks | None) -> Inputs:
         like = next(iter(self._steps()[0].values())).feature

@@ -47,9 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cross_modal_transformer": {*_BASE, "functional"},
     "leader_follower": {*_BASE, "functional"},
     "_recursive_step": {*_BASE, "_parameters", "functional"},
+    "_stable_step": {*_BASE, "_parameters", "_recursive_step", "functional"},
     "_released_step": {*_BASE, "_parameters", "_recursive_step", "functional"},
     "joint": {*_BASE, "_parameters", "_recursive_step", "functional", "gate", "inspection"},
-    "recursive": {*_BASE, "_recursive_step", "_released_step", "gate", "inspection"},
+    "recursive": {
+        *_BASE,
+        "_recursive_step",
+        "_stable_step",
+        "_released_step",
+        "gate",
+        "inspection",
+    },
     "convert": {"_errors"},
 }
 THIRD_PARTY = {"torch", "einops", "typing_extensions"}

@@ -22,6 +22,7 @@ Structure = Any
 State = Mapping[str, Tensor]
 Length = int | None | Mapping[str, int]
 NEGATIVE_SLOPE = 0.01
+STABLE = ("key", "value", "feature", "output", "hidden", "hidden_bias", "back")
 
 
 class Stream(NamedTuple):
@@ -138,25 +139,59 @@ def recursive_cross_modal_attention(
 ) -> Structure:
     """RCMA, eqs 1-13, in the form of the paper, of the authors' code, or in the stable form.
 
-    In the stable form C and H are computed from every modality at unit scale, and H has its
-    argument divided by sqrt(d_i). `dims` is in the order in which joints are concatenated.
+    `dims` is in the order in which joints are concatenated.
     """
-    names, stable = list(dims), form == "stable"
+    names = list(dims)
+
+    def stable(sample: Sample, key: str, name: str) -> Tensor:
+        """Correlation coefficients of mapped features, head by head, and a feed-forward network."""
+        weight = {part: state[f"{key}.{part}"] for part in STABLE}
+        unit = {n: _unit_scale(stream) for n, stream in sample.items()}
+        x, members = unit[name], _members(names, name, joint)
+        maps = dict(zip(members, weight["value"].split([dims[n] for n in members]), strict=True))
+        values = []
+        for t in x.at:
+            total = x.rows.new_zeros(dims[name])
+            for other in members:
+                for row, s in zip(unit[other].rows, unit[other].at, strict=True):
+                    if length is not None:
+                        block = _temporal_block(state[f"{key}.temporal"], members, other, length)
+                        total = total + block[t, s] * (row @ maps[other])
+                    elif s == t:
+                        total = total + row @ maps[other]
+            values.append(total)
+        v = torch.stack(values) if values else x.rows[:0]
+        k, q = x.rows @ weight["key"], x.rows @ weight["feature"]
+        count, heads = max(len(x.at), 1), math.gcd(dims[name], 4)
+        width = dims[name] // heads
+        found = []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            c = x.rows.new_zeros(width, width)
+            for i in range(width):
+                for j in range(width):
+                    a, b = k[:, part][:, i], v[:, part][:, j]
+                    size = (a.square().sum() / count + 1e-5) * (b.square().sum() / count + 1e-5)
+                    c[i, j] = (a * b).sum() / count / size.sqrt()
+            found.append(q[:, part] @ c / width**0.5)
+        y = sample[name].rows + torch.cat(found, dim=1) @ weight["output"]
+        centred = y - y.mean(dim=1, keepdim=True)
+        norm = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+        inner = norm @ weight["hidden"] + weight["hidden_bias"]
+        gelu = inner * (1 + torch.erf(inner / 2**0.5)) / 2
+        return y + gelu @ weight["back"]
 
     def published(sample: Sample, key: str, name: str) -> Tensor:
-        seen = {n: _unit_scale(stream) for n, stream in sample.items()} if stable else sample
-        x, members = seen[name], _members(names, name, joint)
+        x, members = sample[name], _members(names, name, joint)
         scale = sum(dims[other] for other in members) ** -0.5
         blocks = []
         for other in members:
             if length is None:
-                blocks.append(_correlation_without_weight(x, seen[other]))
+                blocks.append(_correlation_without_weight(x, sample[other]))
                 continue
             weight = _temporal_block(state[f"{key}.temporal"], members, other, length)
-            blocks.append(_correlation(x, seen[other], weight, scale))
+            blocks.append(_correlation(x, sample[other], weight, scale))
         h = torch.relu(x.rows @ state[f"{key}.feature"] @ torch.cat(blocks, dim=1))
-        if stable:
-            h = h / dims[name] ** 0.5
         return sample[name].rows + h @ state[f"{key}.output"]
 
     def released(sample: Sample, key: str, name: str) -> Tensor:
@@ -176,7 +211,7 @@ def recursive_cross_modal_attention(
         return x.rows + torch.relu(h @ state[f"{key}.output"] + state[f"{key}.output_bias"])
 
     def fuse(sample: Sample) -> Sample:
-        step = released if form == "released" else published
+        step = {"stable": stable, "paper": published, "released": released}[form]
         first = sample
         for k in range(recursions):
             index = 0 if share_weights else k

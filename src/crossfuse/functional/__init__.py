@@ -34,3 +34,10 @@ from crossfuse.functional._rcma_released import (
 from crossfuse.functional._rcma_released import (
     rcma_released_correlation as rcma_released_correlation,
 )
+from crossfuse.functional._rcma_stable import rcma_feed_forward as rcma_feed_forward
+from crossfuse.functional._rcma_stable import (
+    rcma_stable_attention_map as rcma_stable_attention_map,
+)
+from crossfuse.functional._rcma_stable import (
+    rcma_stable_correlation as rcma_stable_correlation,
+)

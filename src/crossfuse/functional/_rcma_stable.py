@@ -1,0 +1,110 @@
+r"""Recursive cross-modal attention in its stable form, equation by equation.
+
+Shapes: B batch, L steps, d features of one modality :math:`X`, h heads of k = d / h features.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm, linear
+
+_SILENCE = 1e-5  # mean square below which a column counts as silent, as in LayerNorm
+
+
+def rcma_stable_correlation(
+    key: Tensor, value: Tensor, count: Tensor | int, heads: int = 1
+) -> Tensor:
+    r"""Correlates mapped features of a modality with mapped features of its joint, in each head.
+
+    .. math:: C = \frac{\hat K^\top \hat V}{n} \qquad \hat k = \frac{k}{\mathrm{rms}(k)}
+
+    for every column :math:`k` of :math:`K` and of :math:`V`, over the n valid steps. The stable
+    form of RCMA (ours; a deviation from eqs. 2-4): an entry is a correlation coefficient (not
+    centred), so it means the same in windows of any length.
+
+    Args:
+        key: The mapped features of the modality :math:`K`, (B, L, d), zero at its invalid steps.
+        value: The mapped joint :math:`V`, (B, L, d), zero at the same steps.
+        count: The number :math:`n` of valid steps, at least 1; an int, or one per sample (B,).
+        heads: The number of heads h, a divisor of d; features of different heads do not meet.
+
+    Returns:
+        The correlation :math:`C`, (B, h, k, k), in [-1, 1].
+
+    Example:
+        >>> key, value = torch.randn(2, 9, 8), torch.randn(2, 9, 8)
+        >>> correlation = rcma_stable_correlation(key, value, 9, heads=4)
+        >>> correlation.shape, bool(correlation.abs().max() <= 1)
+        (torch.Size([2, 4, 2, 2]), True)
+    """
+    wide = torch.promote_types(key.dtype, torch.float32)  # which holds every count and square
+    if isinstance(count, Tensor) and count.ndim == 1:
+        share = count.to(wide).reciprocal()[:, None, None]
+    else:
+        share = torch.ones((), dtype=wide, device=key.device) / count
+    key = key * (_inverse_rms(key, share) * share).to(key.dtype)
+    # The columns of V are divided where they are small: in C.
+    size = _split(_inverse_rms(value, share).to(value.dtype), heads)  # (B, h, 1, k)
+    return (_split(key, heads).mT @ _split(value, heads)) * size
+
+
+def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
+    r"""Spreads the correlation over the steps.
+
+    .. math:: H = \frac{Q C}{\sqrt{k}}
+
+    in each head. The stable form of RCMA (ours; a deviation from eqs. 5-7).
+
+    Args:
+        query: The mapped features of the modality :math:`Q`, (B, L, d).
+        correlation: Their correlation :math:`C`, (B, h, k, k).
+
+    Returns:
+        The attention map :math:`H`, (B, L, d), the heads concatenated.
+
+    Example:
+        >>> query, correlation = torch.randn(2, 9, 8), torch.rand(2, 4, 2, 2)
+        >>> rcma_stable_attention_map(query, correlation).shape
+        torch.Size([2, 9, 8])
+    """
+    heads, width = correlation.shape[1], correlation.shape[2]
+    spread: Tensor = _split(query, heads) @ (correlation * width**-0.5)
+    return spread.transpose(1, 2).flatten(2)
+
+
+def rcma_feed_forward(
+    x: Tensor, hidden: Tensor, hidden_bias: Tensor, back: Tensor, *, dropout: float = 0.0
+) -> Tensor:
+    r"""Adds what a feed-forward network finds in each step.
+
+    .. math:: X' = X + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X) A + a) B)
+
+    The stable form of RCMA (ours; the paper has none). LN is a layer norm without weights.
+
+    Args:
+        x: The attended features :math:`X`, (B, L, d).
+        hidden: The weight of the hidden layer :math:`A`, (d, m).
+        hidden_bias: Its bias :math:`a`, (m,).
+        back: The weight of the output :math:`B`, (m, d).
+        dropout: Probability of dropping an element of the product; 0 when not training.
+
+    Returns:
+        :math:`X'`, (B, L, d). Invalid steps are not zero.
+
+    Example:
+        >>> x = torch.randn(2, 9, 4)
+        >>> rcma_feed_forward(x, torch.randn(4, 8), torch.zeros(8), torch.randn(8, 4)).shape
+        torch.Size([2, 9, 4])
+    """
+    scores = linear(layer_norm(x, x.shape[-1:]), hidden.mT, hidden_bias)
+    return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
+
+
+def _inverse_rms(x: Tensor, share: Tensor) -> Tensor:
+    """One over the root mean square of every column of x (B, L, d): (B, 1, d)."""
+    return (x.to(share.dtype).square().sum(dim=1, keepdim=True) * share + _SILENCE).rsqrt()
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """Splits the features (B, L, d) into heads (B, h, L, k)."""
+    parts: Tensor = x.unflatten(-1, (heads, x.shape[-1] // heads))
+    return parts.transpose(1, 2)
