@@ -1,5 +1,7 @@
 """Concatenation of the features of all modalities."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -22,11 +24,13 @@ class ConcatFusion(nn.Module):
 
     Shape:
         - modality i: (B, L, d_i), any L; ``None`` or an absent key for a modality that is missing
-          from the whole batch
+          from the whole batch. Or, without a mask, (B, d_i) each, as :class:`MaskedMean` and
+          :class:`AttentionPooling` return them
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
           :class:`torch.nn.MultiheadAttention`); one for all, or one for each modality. In a
           sample whose row is all False the modality is missing
-        - output: one tensor (B, L, D), with D the sum of d_i, or (B, L, ``out_features``).
+        - output: one tensor (B, L, D), with D the sum of d_i, or (B, L, ``out_features``);
+          (B, D) or (B, ``out_features``) for pooled modalities.
           The modalities of a mapping are concatenated in alphabetical order of their names.
           Invalid and missing features are zeros; a step at which no modality is valid is zero
 
@@ -66,7 +70,9 @@ class ConcatFusion(nn.Module):
 
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Tensor:
-        """Fuses modalities, (B, L, d_i) each, into one tensor (B, L, D)."""
+        """Fuses modalities, (B, L, d_i) or (B, d_i) each, into one tensor (B, L, D) or (B, D)."""
+        if mask is None and _are_pooled(modalities):
+            return self.forward(_with_one_step(modalities))[:, 0]
         like = None if self.linear is None else self.linear.weight
         inputs = self.modalities.flatten(modalities, mask, like=like)
         joint = torch.cat(inputs.features, dim=-1)  # a new tensor, also of a single modality
@@ -77,3 +83,19 @@ class ConcatFusion(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"{self.modalities}, out_features={self.out_features}"
+
+
+def _are_pooled(modalities: object) -> bool:
+    """Finds out whether the modalities that are present have no axis of steps."""
+    if not isinstance(modalities, Mapping | Sequence):
+        return False
+    values = modalities.values() if isinstance(modalities, Mapping) else modalities
+    present = [x for x in values if x is not None]
+    return bool(present) and all(isinstance(x, Tensor) and x.ndim == 2 for x in present)
+
+
+def _with_one_step(modalities: Modalities) -> Modalities:
+    """Gives pooled modalities (B, d_i) an axis of one step."""
+    if isinstance(modalities, Mapping):
+        return {name: None if x is None else x[:, None] for name, x in modalities.items()}
+    return [None if x is None else x[:, None] for x in modalities]

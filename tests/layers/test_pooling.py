@@ -142,6 +142,9 @@ def test_it_follows_a_fusion_of_several_modalities_and_of_one_tensor() -> None:
         pooled = pool(fuse(x | gone, masks), masks)
         assert pooled["face"].shape == (3, 3)
         assert pooled["voice"] is None if gone else not pooled["voice"][1].any()
+        one_step = {n: None if y is None else y[:, None] for n, y in pooled.items()}
+        for head in (ConcatFusion(WIDTHS, 4), ConcatFusion(WIDTHS)):
+            assert torch.equal(head(pooled), head(one_step)[:, 0])
     joined = ConcatFusion(WIDTHS, 4)(fuse(x, silent), silent)
     assert AttentionPooling(4)(joined, silent).shape == MaskedMean()(joined, silent).shape == (3, 4)
 
