@@ -344,7 +344,7 @@ def test_dropout_then_tokens_then_fusion_trains_everything() -> None:
     torch.manual_seed(0)
     dims = {"face": 3, "voice": 5}
     drop, tokens = ModalityDropout(0.5), MissingTokens(dims)
-    fuse = RecursiveCrossModalAttention(dims, 4)
+    fuse = RecursiveCrossModalAttention(dims, 4, form="paper")
     x = {name: torch.randn(16, 4, dim) for name, dim in dims.items()}
     outputs = fuse(*tokens(x, drop(x)))
     total = torch.stack([y.square().sum() for y in outputs.values()]).sum()

@@ -87,21 +87,22 @@ def plot_correlations(path: Path, model: AffectNet, trials: Trials, size: int) -
             features = model.backbones(batch.streams, batch.masks)
         attended = model.eval().encoders(features, batch.masks)
         seen = model.fusion.inspect(attended, batch.masks)
-    names, steps = list(attended), len(seen.recursions)
-    figure = Figure(figsize=(WIDE, 2.6 * steps), layout="constrained")
-    grid = figure.subplots(steps, len(names), squeeze=False)
+    names, count = list(attended), len(seen.recursions)
+    figure = Figure(figsize=(WIDE, 2.6 * count), layout="constrained")
+    grid = figure.subplots(count, len(names), squeeze=False)
     picture = None
-    for k, step in enumerate(seen.recursions):
+    for k, recursion in enumerate(seen.recursions):
         for column, name in enumerate(names):
             axes = grid[k][column]
-            picture = axes.imshow(
-                step.correlations[name][0].numpy(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto"
-            )
-            joint = names if model.fusion.joint == "all" else [n for n in names if n != name]
-            widths = [attended[other].shape[-1] for other in joint]
+            # In the stable form C has heads, whose features do not meet: the blocks of a diagonal.
+            heads = recursion.correlations[name][0]
+            whole = torch.block_diag(*heads) if heads.ndim == 3 else heads
+            picture = axes.imshow(whole.numpy(), cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+            joint = [n for n in sorted(names) if model.fusion.joint == "all" or n != name]
+            widths = [attended[other].shape[-1] for other in joint] if heads.ndim == 2 else []
             for edge in np.cumsum(widths)[:-1]:
                 axes.axvline(edge - 0.5, color=INK, lw=1)
-            axes.set_title(f"step {k + 1}, {name}", fontsize=10)
+            axes.set_title(f"recursion {k + 1}, {name}", fontsize=10)
             axes.set(xlabel=" | ".join(joint), ylabel=name, xticks=[], yticks=[])
     if picture is not None:
         figure.colorbar(picture, ax=grid, shrink=0.8, label="C")
