@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -125,7 +125,12 @@ def recursive_case(
 
 
 def released_case(
-    name: str, batch: int, length: int, dims: tuple[int, ...], joint: str, recursions: int = 2
+    name: str,
+    batch: int,
+    length: int,
+    dims: tuple[int, ...],
+    joint: Literal["all", "others"],
+    recursions: int = 2,
 ) -> Case:
     return Case(
         name,

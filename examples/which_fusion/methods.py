@@ -5,7 +5,7 @@ Shapes: B batch, L steps of the target, L_i steps and 8 features of stream i, D 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +120,9 @@ class Method:
     unaligned: bool = False
 
 
-def _rcma(*, length: int | None = STEPS, joint: str = "others", stable: bool) -> Make:
+def _rcma(
+    *, length: int | None = STEPS, joint: Literal["all", "others"] = "others", stable: bool
+) -> Make:
     return lambda relation: Layer(
         RecursiveCrossModalAttention(
             DIMS, length, form="stable" if stable else "paper", joint=joint

@@ -326,7 +326,7 @@ def test_parameters_as_values_are_welcome() -> None:
 
 @pytest.mark.parametrize("joint", ["others", "all"])
 def test_the_wrong_version_of_rcma_is_noticed(joint: Literal["all", "others"]) -> None:
-    other = "all" if joint == "others" else "others"
+    other: Literal["all", "others"] = "all" if joint == "others" else "others"
     with pytest.raises(ValueError, match="query_linear"):
         convert.rcma(CHECKPOINTS[joint][0], modalities=NAMES, joint=other)
 

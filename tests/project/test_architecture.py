@@ -174,10 +174,10 @@ def test_few_calls_lead_to_the_equation(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[list[str]] = []
     equation = functional.rcma_attended_features
 
-    def recorded(*arguments: Tensor, **options: float) -> Tensor:
+    def recorded(x: Tensor, attention: Tensor, output: Tensor, *, dropout: float) -> Tensor:
         stack = [f.name for f in traceback.extract_stack() if f.filename.startswith(str(PACKAGE))]
         seen.append(stack)
-        return equation(*arguments, **options)
+        return equation(x, attention, output, dropout=dropout)
 
     monkeypatch.setattr(functional, "rcma_attended_features", recorded)
     crossfuse.RecursiveCrossModalAttention([3, 5])([torch.ones(1, 2, 3), torch.ones(1, 2, 5)])

@@ -534,7 +534,7 @@ WRONG_CALLS = {
         "convert.rcma: modalities does not name those of the checkpoint",
     ),
     "an unknown joint of a checkpoint": Wrong(
-        lambda: convert.rcma({}, modalities=["a", "b", "c"], joint="v1"),
+        lambda: convert.rcma({}, modalities=["a", "b", "c"], joint="v1"),  # type: ignore[arg-type]  # the wrong call
         ValueError,
         "convert.rcma: unknown joint",
     ),

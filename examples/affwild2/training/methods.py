@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
@@ -59,7 +60,7 @@ def _jca(*, stable: bool) -> FusionFactory:
 
 
 def _rcma(
-    *, stable: bool = False, joint: str | None = None, any_length: bool = False
+    *, stable: bool = False, joint: Literal["all", "others"] | None = None, any_length: bool = False
 ) -> FusionFactory:
     def make(dims: Dims, preset: Preset) -> nn.Module:
         released = preset.form == "released" and not stable and not any_length
