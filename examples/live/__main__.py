@@ -4,9 +4,9 @@
     python -m examples.live                   # replays a recording at its own rate
     python -m examples.live --fast            # without waiting
 
-The encoders stream, so a frame costs the same whatever came before it; the fusion, whose attention
-looks over a window, sees the newest four seconds. What comes out equals what the offline network
-says of the same windows.
+`crossfuse.LiveWindow` runs the network: the encoders stream, so the cost of a frame does not grow
+with the recording, and the fusion sees the newest four seconds of their features. The predictions
+equal those of the offline network for the same windows.
 """
 
 import time
@@ -20,8 +20,9 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
+from crossfuse import LiveWindow
 from examples.watch.data import EVERY, SAMPLE_RATE, SENSORS, WINDOW, Recordings, load_recordings
 from examples.watch.models import WatchNet, load_model
 
@@ -45,23 +46,39 @@ class Options:
     frames: int = 1000
 
 
-class Recogniser:
-    """Holds what a network remembers of a stream: the encoders' state and the newest features."""
+class Encoders(nn.Module):
+    """The part of a network that streams."""
 
     def __init__(self, model: WatchNet) -> None:
+        super().__init__()
         self.model = model
-        self.state: object = None
-        self.newest: dict[str, Tensor] = {}
 
-    @torch.inference_mode()
-    def __call__(self, frame: dict[str, Tensor]) -> Tensor:
-        """Takes the next frame of each sensor, (1, 1, d), and scores the exercises, (classes,)."""
-        features, self.state = self.model.stream(frame, self.state)
-        self.newest = {
-            name: torch.cat([self.newest[name], x], dim=1)[:, -WINDOW:] if self.newest else x
-            for name, x in features.items()
-        }
-        return self.model.classify(self.newest)[0]
+    def forward(self, streams: dict[str, Tensor], mask: dict[str, Tensor]) -> dict[str, Tensor]:
+        features: dict[str, Tensor] = self.model.encoders(self.model.normalised(streams), mask)
+        return features
+
+    def stream(
+        self, chunks: dict[str, Tensor], state: object, mask: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], object]:
+        return self.model.encoders.stream(self.model.normalised(chunks), state, mask)
+
+
+class Readout(nn.Module):
+    """The part of a network that sees a window: fusion, pooling, classifier."""
+
+    def __init__(self, model: WatchNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: dict[str, Tensor], mask: dict[str, Tensor]) -> Tensor:
+        # The sensors of one watch are valid together.
+        return self.model.classify(features, mask[self.model.sensors[0]])
+
+
+def live_model(model: WatchNet) -> LiveWindow:
+    """Makes a network of windows one of streams, with one output for the newest window."""
+    dims = {name: SENSORS[name] for name in model.sensors}
+    return LiveWindow(Encoders(model), Readout(model), dims, WINDOW, per_step=False).eval()
 
 
 @torch.inference_mode()
@@ -108,18 +125,21 @@ def run(options: Options, console: Console) -> float:
         )
     model, saved = load_model(options.model)
     streams = recording(recordings, options.recording, options.frames)
-    recognise, scores, seconds = Recogniser(model), [], []
+    streams = {name: streams[name] for name in model.sensors}
+    live, state, predictions, seconds = live_model(model), None, [], []
     length = next(iter(streams.values())).shape[1]
     frames = replay(streams, fast=options.fast)
     for frame in track(frames, "frames", total=length, console=console):
         start = time.perf_counter()
-        scores.append(recognise(frame))
+        with torch.inference_mode():
+            prediction, state = live.stream(frame, state)
         seconds.append(time.perf_counter() - start)
+        predictions.append(prediction)
 
-    live = torch.stack(scores)
-    error = float((live - offline(model, streams)).abs().max())
+    scores = torch.cat(predictions)
+    error = float((scores - offline(model, streams)).abs().max())
     truth = recordings.exercises[options.recording]
-    right = float((live.argmax(dim=1) == truth).float().mean())
+    right = float((scores.argmax(dim=1) == truth).float().mean())
     console.print(_table(np.array(seconds), right, saved.names[truth], error))
     return error
 
