@@ -36,7 +36,7 @@ def collate(
     """Pads the streams of several recordings to a batch, with masks.
 
     It is made for ``DataLoader(dataset, collate_fn=collate)``; options go through
-    :func:`functools.partial`. A sample is a mapping or a list of streams, or a tuple
+    ``functools.partial``. A sample is a mapping or a list of streams, or a tuple
     ``(streams, label, ...)`` whose further elements are collated by torch's ``default_collate``.
     A label for each step, which varies in length as streams do, is a stream: put it among them.
 

@@ -24,24 +24,28 @@ class RecursiveCrossModalAttention(nn.Module):
 
     One recursion updates all modalities at once. For modality :math:`i` with features :math:`X_i`
     (B, L, d_i) and joint :math:`J_i` (B, L, D_i), the features of all modalities concatenated, it
-    is, in the stable form (the default) and in the form of the paper,
+    is in the stable form (the default)
 
     .. math::
-        \text{stable:} \quad
-        & C_i = \frac{1}{n_i} \widehat{U_i P_i}^\top \, \widehat{T_i J_i Q_i} \qquad
+        C_i = \frac{1}{n_i} \widehat{U_i P_i}^\top \, \widehat{T_i J_i Q_i} \qquad
         H_i = \frac{U_i F_i C_i}{\sqrt{k_i}} \qquad
-        X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i) \qquad
-        X_i \leftarrow X_i + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X_i) A_i + a_i) B_i) \\
-        \text{paper:} \quad & C_i = \tanh\left(\frac{X_i^\top T_i J_i}{\sqrt{D_i}}\right) \qquad
+        X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i)
+
+    .. math::
+        X_i \leftarrow X_i + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X_i) A_i + a_i) B_i)
+
+    and in the form of the paper
+
+    .. math::
+        C_i = \tanh\left(\frac{X_i^\top T_i J_i}{\sqrt{D_i}}\right) \qquad
         H_i = \mathrm{relu}(X_i F_i C_i) \qquad
         X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i)
 
     In the stable form :math:`U_i` is :math:`X_i` divided by the root mean square of its window
     (:math:`J_i` holds these), a hat divides each column by its root mean square over the n valid
-    steps, and C
-    and H are computed in 4 heads of :math:`k_i = d_i / 4` features (or the largest number of heads
-    that divides both 4 and :math:`d_i`). So an entry of C is a correlation coefficient, which means
-    the same at every length.
+    steps, and C and H are computed in 4 heads of :math:`k_i = d_i / 4` features (or the largest
+    number of heads that divides both 4 and :math:`d_i`). So an entry of C is a correlation
+    coefficient (not centred), which means the same at every length.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
