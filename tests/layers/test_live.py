@@ -271,6 +271,11 @@ def beginning(batch: int = 2) -> LiveState:
     return live.stream({name: x[:1].repeat(batch, 1, 1) for name, x in FRAME.items()})[1]
 
 
+def subject() -> LiveWindow:
+    """What the wrong calls are made on."""
+    return model(dtype=torch.float32)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -321,7 +326,7 @@ def test_a_mistake_is_named(
     call: Callable[[LiveWindow], Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        call(model(dtype=torch.float32))
+        call(subject())
     assert message in str(caught.value)
 
 

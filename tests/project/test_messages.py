@@ -625,10 +625,11 @@ def calls_of_other_files() -> Iterator[Callable[[], object]]:
     for path in sorted((root / "tests").rglob("test_*.py")):
         if path.name != "test_messages.py" and "def test_a_mistake_is_named" in path.read_text():
             name = ".".join(path.relative_to(root).with_suffix("").parts)
-            test = importlib.import_module(name).test_a_mistake_is_named
-            for call, *_ in test.pytestmark[0].args[1]:
+            file = importlib.import_module(name)
+            subject = getattr(file, "subject", lambda: torch.randn(2, 5, 3))
+            for call, *_ in file.test_a_mistake_is_named.pytestmark[0].args[1]:
                 takes = len(inspect.signature(call).parameters)
-                yield partial(call, *[torch.randn(2, 5, 3)] * takes)
+                yield partial(call, *[subject()] * takes)
 
 
 def test_every_raise_is_reached_by_a_wrong_call() -> None:
