@@ -170,7 +170,12 @@ class ModalitySet:
         self.dims: dict[str, int] = self.each("dims", dims)
 
     def __repr__(self) -> str:
-        return repr(self.dims if self.structure.named else list(self.dims.values()))
+        return repr(self.declared)
+
+    @property
+    def declared(self) -> Dims:
+        """The features per modality, in a container of the kind that was given."""
+        return dict(self.dims) if self.structure.named else list(self.dims.values())
 
     def each(self, what: str, values: Mapping[str, int] | Sequence[int]) -> dict[str, int]:
         """Reads one positive int per modality, such as a length for each.

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -49,6 +50,29 @@ def new_parameter(
             hint="choose smaller sizes, or device='meta' to allocate nothing",
         )
     return nn.Parameter(torch.empty(*size, device=place, dtype=dtype))
+
+
+@torch.no_grad()
+def copy_leading_(
+    new: nn.Module, old: nn.Module, blocks: Mapping[str, tuple[Sequence[int], Sequence[int]]]
+) -> None:
+    """Copies the parameters of a module into one of other sizes, as far as both reach.
+
+    Args:
+        new: Where to.
+        old: Where from, with the same names.
+        blocks: The columns of each block, new and old, of parameters that consist of blocks.
+    """
+    sources = dict(old.named_parameters())
+    for name, target in new.named_parameters():
+        widths = blocks.get(name, ([target.shape[-1]], [sources[name].shape[-1]]))
+        parts = (
+            torch.split(x, list(w), -1)
+            for x, w in zip((target, sources[name]), widths, strict=True)
+        )
+        for into, source in zip(*parts, strict=True):
+            reach = tuple(slice(min(sizes)) for sizes in zip(into.shape, source.shape, strict=True))
+            into[reach].copy_(source[reach])
 
 
 def _memory() -> float:

@@ -1,7 +1,7 @@
 """Joint cross-attention."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from crossfuse import functional
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T, leading_part
-from crossfuse._parameters import new_parameter
+from crossfuse._parameters import copy_leading_, new_parameter
 from crossfuse._recursive_step import Attended, start_as_identity_
 from crossfuse.gate import DynamicGate, gated
 from crossfuse.inspection import Inspection, Recursion
@@ -190,6 +190,38 @@ class JointCrossAttention(nn.Module):
         outputs = inputs.restore(gated(self.gates, inputs.features, features))
         return Inspection(outputs, tuple(seen))
 
+    def lengthened(self, length: int) -> Self:
+        """Returns a copy of the layer for longer or shorter windows.
+
+        Both compute the same on windows that fit both; the weights of further steps are new.
+
+        Args:
+            length: The new longest window.
+
+        Raises:
+            ValueError: If it is not a positive int.
+
+        Example:
+            >>> fuse = JointCrossAttention([4, 3], length=30)
+            >>> fuse.lengthened(60).length
+            60
+        """
+        like = self._like()
+        layer = type(self)(
+            self.modalities.declared,
+            length,
+            self._width,
+            recursions=len(self.recursions),
+            form=self._form,
+            dropout=self.dropout.p,
+            gate=bool(self.gates),
+            temporal_init=self._temporal_init,
+            device=like.device,
+            dtype=like.dtype,
+        )
+        copy_leading_(layer, self, {})
+        return layer.train(self.training)
+
     @override
     def extra_repr(self) -> str:
         return (
@@ -209,13 +241,18 @@ class JointCrossAttention(nn.Module):
         )
 
     def _flatten(self, modalities: Modalities, mask: Masks | None) -> Inputs:
-        steps: list[Any] = list(self.recursions)
         return self.modalities.flatten(
             modalities,
             mask,
-            like=next(iter(steps[0].values())).temporal,
+            like=self._like(),
             longest=dict.fromkeys(self.modalities.dims, self._length),
         )
+
+    def _like(self) -> Tensor:
+        """A parameter, for the dtype and the device of all."""
+        steps: list[Any] = list(self.recursions)
+        like: Tensor = next(iter(steps[0].values())).temporal
+        return like
 
     def _dropout(self) -> float:
         return self.dropout.p if self.dropout.training else 0.0

@@ -1,7 +1,7 @@
 """Recursive cross-modal attention."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size, error
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
+from crossfuse._parameters import copy_leading_
 from crossfuse._recursive_step import Branch, Sizes, Step
 from crossfuse._released_step import ReleasedBranch, ReleasedStep
 from crossfuse._stable_step import StableBranch
@@ -127,7 +128,9 @@ class RecursiveCrossModalAttention(nn.Module):
         super().__init__()
         check_choice(_NAME, "form", form, ("stable", "paper", "released"))
         check_choice(_NAME, "joint", joint, ("all", "others"))
-        start = temporal_init or ("identity" if form == "stable" else "xavier")
+        start: Literal["xavier", "identity"] = temporal_init or (
+            "identity" if form == "stable" else "xavier"
+        )
         check_choice(_NAME, "temporal_init", start, ("xavier", "identity"))
         for name, flag in (("share_weights", share_weights), ("gate", gate)):
             check_flag(_NAME, name, flag)
@@ -138,7 +141,7 @@ class RecursiveCrossModalAttention(nn.Module):
         self._form: Literal["stable", "paper", "released"] = form
         self._joint: Literal["all", "others"] = joint
         self._share_weights: bool = share_weights
-        self._temporal_init: str = start
+        self._temporal_init: Literal["xavier", "identity"] = start
         self.dropout: nn.Dropout = nn.Dropout(check_probability(_NAME, "dropout", dropout))
         self.checkpoint: bool = checkpoint
         if form == "released" and not (self._aligned and self._longest):
@@ -244,6 +247,57 @@ class RecursiveCrossModalAttention(nn.Module):
         outputs = inputs.restore(gated(self.gates, inputs.features, features))
         return Inspection(outputs, tuple(seen))
 
+    def lengthened(self, length: int | Mapping[str, int] | Sequence[int]) -> Self:
+        """Returns a copy of the layer for longer or shorter windows.
+
+        Both compute the same on windows that fit both; the weights of further steps are new.
+
+        Args:
+            length: The new longest window, of the same kind as the layer's: an int, or one for
+                each modality.
+
+        Raises:
+            ValueError: If the layer has no length, or one of the other kind.
+
+        Example:
+            >>> fuse = RecursiveCrossModalAttention([4, 3], length=30)
+            >>> fuse.lengthened(60).length
+            60
+        """
+        like = self._like()
+        layer = type(self)(
+            self.modalities.declared,
+            length,
+            self._count,
+            form=self._form,
+            joint=self._joint,
+            share_weights=self._share_weights,
+            dropout=self.dropout.p,
+            gate=bool(self.gates),
+            checkpoint=self.checkpoint,
+            temporal_init=self._temporal_init,
+            device=like.device,
+            dtype=like.dtype,
+        )
+        if self._longest is None or layer._aligned != self._aligned:
+            raise error(
+                ValueError,
+                _NAME,
+                "length is not of the kind of this layer's",
+                got=f"length={length!r}",
+                expected=f"another length in the place of {self.length!r}",
+                hint="a layer built with length=None takes windows of any length already",
+            )
+        pairs = zip(layer._steps(), self._steps(), strict=True)
+        blocks = {
+            f"recursions.{k}.{name}.temporal": (new[name].sizes.columns, old[name].sizes.columns)
+            for k, (new, old) in enumerate(pairs)
+            for name in self.modalities.dims
+            if self._form != "released"
+        }
+        copy_leading_(layer, self, blocks)
+        return layer.train(self.training)
+
     @override
     def extra_repr(self) -> str:
         return (
@@ -273,10 +327,14 @@ class RecursiveCrossModalAttention(nn.Module):
         return branch(sizes, temporal_init=self._temporal_init, device=device, dtype=dtype)
 
     def _flatten(self, modalities: Modalities, mask: Masks | None) -> Inputs:
-        like = next(iter(self._steps()[0].values())).feature
         return self.modalities.flatten(
-            modalities, mask, like=like, longest=self._longest, aligned=self._aligned
+            modalities, mask, like=self._like(), longest=self._longest, aligned=self._aligned
         )
+
+    def _like(self) -> Tensor:
+        """A parameter, for the dtype and the device of all."""
+        like: Tensor = next(iter(self._steps()[0].values())).feature
+        return like
 
     def _dropout(self) -> float:
         return self.dropout.p if self.dropout.training else 0.0

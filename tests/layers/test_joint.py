@@ -299,6 +299,16 @@ def test_initialisation_is_xavier_and_seeded() -> None:
         assert torch.equal(value, second.get_parameter(name)), name
 
 
+@given(case=cases(), more=st.integers(1, 3))
+def test_a_lengthened_layer_computes_the_same(case: Case, more: int) -> None:
+    layer, inputs, mask = case.layer(), case.streams.inputs(), case.streams.mask()
+    grown = layer.lengthened(layer.length + more)
+    expected = properties.places(layer(inputs, mask))
+    for other in (grown, grown.lengthened(layer.length)):
+        for place, y in properties.places(other(inputs, mask)).items():
+            properties.close(y, expected[place], place, 1e-12)
+
+
 def test_factory_arguments_reach_every_parameter() -> None:
     layer = JointCrossAttention([2, 3], 4, gate=True, device="meta", dtype=torch.bfloat16)
     for name, value in layer.named_parameters():

@@ -589,6 +589,30 @@ def test_the_stable_correlation_does_not_depend_on_the_length(seed: int, copies:
         properties.close(again, y.repeat(1, copies, 1), "outputs", 1e-10)
 
 
+@given(case=cases(), more=st.integers(1, 3))
+def test_a_lengthened_layer_computes_the_same(case: Case, more: int) -> None:
+    """With one length or one for each, gates, the released biases, shared weights."""
+    layer, length = case.layer(), case.length
+    if length is None:
+        with pytest.raises(ValueError, match="length is not of the kind of this layer's"):
+            layer.lengthened(9)
+        return
+    longer: int | dict[str, int] | list[int] = (
+        length + more
+        if isinstance(length, int)
+        else {name: n + more for name, n in length.items()}
+        if isinstance(length, dict)
+        else [n + more for n in length]
+    )
+    inputs, mask = case.streams.inputs(), case.streams.mask()
+    grown = layer.lengthened(longer)
+    assert grown.length == longer
+    expected = properties.places(layer(inputs, mask))
+    for other in (grown, grown.lengthened(length)):
+        for place, y in properties.places(other(inputs, mask)).items():
+            properties.close(y, expected[place], place, 1e-12)
+
+
 @pytest.mark.parametrize("form", ["stable", "paper", "released"])
 def test_factory_arguments_reach_every_parameter(
     form: Form,

@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "joint": {*_BASE, "_parameters", "_recursive_step", "functional", "gate", "inspection"},
     "recursive": {
         *_BASE,
+        "_parameters",
         "_recursive_step",
         "_stable_step",
         "_released_step",

@@ -163,6 +163,11 @@ WRONG_CALLS = {
         ValueError,
         ".*form='released' needs one length",
     ),
+    "a length of another kind": Wrong(
+        lambda: RCMA.lengthened({"face": 8, "voice": 8}),
+        ValueError,
+        ".*length is not of the kind of this layer's",
+    ),
     "an unknown start": Wrong(
         build(DIMS, 4, temporal_init="zeros"), ValueError, ".*unknown temporal_init"
     ),
