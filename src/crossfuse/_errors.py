@@ -220,10 +220,13 @@ def check_dense(layer: str, name: str, x: Tensor) -> None:
 def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     """Refuses a tensor on another device, or of another dtype, than another.
 
-    Steps aside if the other says nothing: on meta (weights that are loaded later), quantised, or
-    in storage of a dtype that is not computed with.
+    Steps aside if the other says nothing: on meta (weights that are loaded later), quantised, in
+    storage of a dtype that is not computed with, or a shard, which is cast when it is gathered.
     """
     if other.is_meta or other.is_quantized or other.dtype not in _DTYPES:
+        return
+    shard = not other.numel() or type(other) not in (Tensor, nn.Parameter)  # of FSDP1, of FSDP2
+    if shard and other_name == "the parameters":
         return
     if x.device != other.device:
         raise error(

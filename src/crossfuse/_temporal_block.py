@@ -4,43 +4,37 @@ Shapes: B batch, L steps; (B, features, L) inside, as convolutions have it.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
-from torch.nn.utils.parametrizations import weight_norm
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 from typing_extensions import override
 
 _SLOPE = 0.01  # of the LeakyReLU, as in the papers' code
 
 
 class Convolution(nn.Conv1d):
-    """A convolution with weight normalisation that can be pickled, as torch's cannot."""
+    """:class:`torch.nn.Conv1d` with weight normalisation that can be copied and pickled.
 
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        kernel_size: int,
-        *,
-        dilation: int = 1,
-        padding: int = 0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            before,
-            after,
-            kernel_size,
-            dilation=dilation,
-            padding=padding,
-            device=device,
-            dtype=dtype,
+    The parameters have the names of ``torch.nn.utils.parametrizations.weight_norm``. Checkpoints
+    of the older ``torch.nn.utils.weight_norm`` load as well.
+    """
+
+    def __new__(cls, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - those of nn.Conv1d
+        # Tools that extend a layer build another one of its class. That of a parametrised instance
+        # cannot be built again, so they get a plain convolution.
+        return (
+            nn.Conv1d(*args, **options) if args and cls is not Convolution else object.__new__(cls)
         )
-        weight_norm(self)
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - those of nn.Conv1d
+        super().__init__(*args, **options)
+        # Not torch's weight_norm, for which a filter of zeros is NaN.
+        register_parametrization(self, "weight", _WeightNorm())
 
     @override
     def reset_parameters(self) -> None:
@@ -54,21 +48,56 @@ class Convolution(nn.Conv1d):
 
     @override
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # The parametrisation gives every instance a class and a hook that pickle cannot find
-        # again. A new one has both of its own, and takes the rest.
-        state = {k: v for k, v in self.__dict__.items() if k != "_load_state_dict_pre_hooks"}
+        # The parametrisation gives every instance its own class, which pickle cannot find again. A
+        # new instance has such a class too, and takes the state.
         if is_parametrized(self):
-            return partial(Convolution, 1, 1, 1, device="meta"), (), state
-        return Convolution.__new__, (Convolution,), state
+            return partial(Convolution, 1, 1, 1, device="meta"), (), self.__dict__
+        return Convolution.__new__, (Convolution,), self.__dict__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Convolution":
+        # torch's would share the class, and with it what removing a parametrisation removes.
+        make, arguments, state = self.__reduce_ex__(4)
+        copied: Convolution = make(*arguments)
+        memo[id(self)] = copied
+        copied.__dict__.update(deepcopy(state, memo))
+        return copied
+
+    @override
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        *args: Any,
+    ) -> None:
+        if is_parametrized(self):
+            for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
+                if prefix + old in state_dict:
+                    value = state_dict.pop(prefix + old)
+                    state_dict[f"{prefix}parametrizations.weight.{new}"] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _WeightNorm(nn.Module):
+    """A filter as its norm g times the direction of v; a filter without direction is zero."""
+
+    @override
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True)
+        return v * (g / torch.where(norm == 0, torch.ones_like(norm), norm))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Splits a weight; zeros get a direction all the same, without which they cannot learn."""
+        norm = torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)
+        return norm, torch.where(norm == 0, torch.ones_like(weight), weight)
 
 
 class ConvolutionBlock(nn.Module):
-    """Two dilated convolutions and the way around them; (B, features, L) in and out."""
+    """Two dilated convolutions and a skip connection; (B, features, L) in and out."""
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         kernel_size: int,
         dilation: int,
         causal: bool,
@@ -80,19 +109,23 @@ class ConvolutionBlock(nn.Module):
         super().__init__()
         reach = (kernel_size - 1) * dilation
         self.reach = reach if causal else 0
-        self.dropout = dropout
         make = partial(
             Convolution,
-            after=after,
+            out_channels=out_channels,
             kernel_size=kernel_size,
             dilation=dilation,
             padding=0 if causal else reach // 2,
             device=device,
             dtype=dtype,
         )
-        self.first, self.second = make(before), make(after)
+        self.first: nn.Conv1d = make(in_channels)
+        self.second: nn.Conv1d = make(out_channels)
+        self.first_dropout = nn.Dropout(dropout)
+        self.second_dropout = nn.Dropout(dropout)
         self.residual = (
-            None if before == after else nn.Conv1d(before, after, 1, device=device, dtype=dtype)
+            None
+            if in_channels == out_channels
+            else nn.Conv1d(in_channels, out_channels, 1, device=device, dtype=dtype)
         )
 
     @override
@@ -101,16 +134,17 @@ class ConvolutionBlock(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Returns the outputs and the contexts of the next chunk."""
         inner, after = x, []
-        for k, conv in enumerate((self.first, self.second)):
+        layers = (self.first, self.first_dropout), (self.second, self.second_dropout)
+        for k, (conv, dropout) in enumerate(layers):
             if contexts is None:
                 inner = pad(inner, (self.reach, 0))
             else:
                 inner = torch.cat([contexts[k], inner], dim=-1)
                 after.append(inner[..., inner.shape[-1] - self.reach :].clone())
-            inner = leaky_relu(conv(inner), _SLOPE, inplace=True)
-            inner = torch.dropout(inner, self.dropout, self.training)
+            # Not in place: hooks may hold what a convolution returned.
+            inner = dropout(leaky_relu(conv(inner), _SLOPE))
             # Between the convolutions too: to the second, invalid steps are padding as well.
             inner = inner if valid is None else inner.masked_fill(~valid[:, None], 0.0)
-        around = x if self.residual is None else self.residual(x)
-        outputs = leaky_relu(inner + around, _SLOPE, inplace=True)
+        residual = x if self.residual is None else self.residual(x)
+        outputs = leaky_relu(inner + residual, _SLOPE)
         return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after

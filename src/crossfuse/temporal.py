@@ -121,13 +121,12 @@ class TemporalConvNet(nn.Module):
         self.widths: tuple[int, ...] = tuple(widths)
         self.kernel_size = kernel_size
         self.causal = causal
-        self.dropout = dropout
         sizes = zip((dim, *widths), widths, strict=False)
         self.blocks: nn.ModuleList = nn.ModuleList(
             ConvolutionBlock(
-                before, after, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype
+                inputs, outputs, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype
             )
-            for k, (before, after) in enumerate(sizes)
+            for k, (inputs, outputs) in enumerate(sizes)
         )
 
     def reset_parameters(self) -> None:
@@ -135,6 +134,17 @@ class TemporalConvNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
                 module.reset_parameters()
+
+    @property
+    def dropout(self) -> float:
+        """The probability of dropping an element; setting it changes every block's."""
+        return next((layer.p for layer in self._dropouts()), 0.0)
+
+    @dropout.setter
+    def dropout(self, p: float) -> None:
+        check_probability(_NAME, "dropout", p)
+        for layer in self._dropouts():
+            layer.p = p
 
     @property
     def receptive_field(self) -> int:
@@ -208,9 +218,18 @@ class TemporalConvNet(nn.Module):
             f"causal={self.causal}, dropout={self.dropout}"
         )
 
+    def _dropouts(self) -> list[nn.Dropout]:
+        names = ("first_dropout", "second_dropout")
+        layers = [getattr(block, name, None) for block in self.blocks for name in names]
+        return [layer for layer in layers if isinstance(layer, nn.Dropout)]
+
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         check_layout(_NAME, "x", x, self.dim)
-        check_like(_NAME, "x", x, "the parameters", next(self.parameters()))
+        # By name: replicas of DataParallel and shards of FSDP have no list of parameters. A tool
+        # may also have put another module in the place of a block or of a convolution.
+        like = getattr(getattr(self.blocks[0], "first", None), "bias", None)
+        if isinstance(like, Tensor):
+            check_like(_NAME, "x", x, "the parameters", like)
         if mask is not None:
             check_mask(_NAME, "mask", mask, x)
 
