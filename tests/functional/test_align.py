@@ -132,6 +132,12 @@ def test_time_stamps_at_a_constant_rate_give_what_the_rate_gives(mode: Mode, wit
     properties.close(by_time, by_rate, "by time", 1e-12)
 
 
+def test_steps_on_the_edge_of_two_averages_count_once() -> None:
+    x, times = torch.arange(8.0)[None, :, None], torch.arange(8, dtype=F64) / 4
+    ((y,), _) = align([x], [times], torch.tensor([0.5, 1.5], dtype=F64), within=0.5)
+    assert y.flatten().tolist() == [1.5, 5.5]
+
+
 def test_a_stream_can_be_the_clock_of_the_others() -> None:
     """With padding: its time stamps there are NaN, and so nothing is valid there."""
     face = torch.tensor([[0.0, 0.4, 1.0], [0.0, 0.5, 99.0]], dtype=F64)
