@@ -30,9 +30,6 @@ class MaskedMean(nn.Module):
         - output: (B, d), or (B, d_i) in the structure of the modalities; zeros for a sample without
           valid steps, ``None`` for a missing modality
 
-    Args:
-        No arguments.
-
     Raises:
         TypeError: If an input or a mask is of the wrong type or dtype.
         ValueError: If shapes or names do not fit.
