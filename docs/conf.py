@@ -40,9 +40,10 @@ napoleon_custom_sections = ["Shape"]
 nitpick_ignore = [
     ("py:class", "crossfuse._modalities.T"),
     ("py:class", "crossfuse._compile.F"),
+    ("py:class", "crossfuse.inspection.S"),
 ]
-# The pages are built where nothing can be fetched, so that the inventories are only there for who
-# asks for them: sphinx-build -t online. Names that are in none stay without a link.
+# The default build fetches nothing. sphinx-build -t online also reads the inventories, which link
+# names of Python and torch.
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", None),
     "torch": ("https://docs.pytorch.org/docs/stable", None),
@@ -61,7 +62,7 @@ _converter = LatexToMathML(ignore_unknown_commands=False)
 
 def _mathml(translator, node, *, block):
     """Writes MathML, which browsers set themselves: no script, nothing fetched."""
-    # Formulas side by side stand below each other where the page is narrow.
+    # Formulas that share a line wrap to one below the other on a narrow page.
     parts = node.astext().split(r"\qquad") if block else [node.astext()]
     set_parts = "".join(_set(translator, node, part, block=block) for part in parts)
     translator.body.append(f'<div class="formula">{set_parts}</div>' if block else set_parts)
