@@ -1,4 +1,4 @@
-"""The Python blocks of the README and of every page in docs run, in order, as they are on the page."""
+"""The Python blocks of the README and of every page in docs run, in order."""
 
 from __future__ import annotations
 
