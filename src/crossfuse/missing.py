@@ -234,7 +234,9 @@ class MissingTokens(nn.Module):
         if not isinstance(modalities, Mapping):
             return tuple(values)
         named = dict(zip(self.modalities.dims, values, strict=True))
-        return {name: named[name] for name in dict.fromkeys([*modalities, *named])}
+        # By `keys`: a TensorDict is a mapping, but iterates over its batch.
+        keys = dict.fromkeys([*modalities.keys(), *named])
+        return {name: named[name] for name in keys}
 
 
 class _Token(nn.Module):

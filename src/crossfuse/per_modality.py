@@ -1,34 +1,51 @@
 """Applies a separate module to each modality, on whole sequences or on streams."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, Protocol, cast, overload
 
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._errors import error
+from crossfuse import _encoders
+from crossfuse._encoders import Way
+from crossfuse._errors import check_dense, check_together, error, shapes
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Masks, Modalities, Structure, T, named_entries
 
 _NAME = "PerModality"
 
 
-@runtime_checkable
 class _Streaming(Protocol):
-    def stream(
-        self, chunk: Tensor, state: object, **extra: Tensor | None
-    ) -> tuple[Tensor, Any]: ...
+    def stream(self, chunk: Tensor, state: object, **extra: Tensor) -> tuple[object, Any]: ...
 
 
 class PerModality(nn.Module):
-    """Applies a module of its own to each modality.
+    """Applies a separate module to each modality.
 
-    A module whose ``forward`` has a parameter called ``mask`` gets the modality's mask there.
-    Whatever the module, invalid steps go in and come out as zeros.
+    Invalid steps go in and come out as zeros, and a module never ignores a mask. How it takes one
+    is read from its ``forward``, through wrappers such as those of :func:`torch.compile` and DDP:
+
+    - a parameter ``mask`` gets the mask, **True = valid**;
+    - ``src_key_padding_mask``, ``key_padding_mask`` or ``padding_mask`` get it inverted, as torch
+      has it; ``attention_mask`` gets integers, 1 = valid, as Transformers has it;
+    - :class:`torch.nn.GRU` and its siblings (not bidirectional ones) skip invalid steps;
+    - modules known to treat each step alone need none: :class:`torch.nn.Linear`, normalisation
+      over features, activations, dropout, embeddings and :class:`torch.nn.Sequential` of those.
+
+    Any other module is an error if a mask is given, unless ``takes`` states what it does.
+
+    A module returns a tensor. Of what :class:`torch.nn.GRU` and its siblings return, the first
+    element is taken; of a Transformers output, its ``last_hidden_state``.
+
+    A module that changes the number of steps has a method ``mask_for(mask)``, which returns the
+    mask (B, L') of its output. It is needed only if a mask is given.
 
     Args:
         modules: One module per modality: a mapping by name, or a sequence.
+        takes: For a module that does not show how it takes a mask: ``"alone"`` if it treats each
+            step alone, the name of the parameter of its ``forward`` that takes the mask, or that
+            name after ``"~"`` if True means padding to it. A mapping by name, or a sequence with
+            ``None`` for the other modules.
 
     Shape:
         - modality i: (B, L, ...); ``None`` or an absent key for one that is missing
@@ -37,8 +54,9 @@ class PerModality(nn.Module):
         - output i: what the module of modality i returns, (B, L, ...)
 
     Raises:
-        TypeError: If a container or an element is of the wrong type.
-        ValueError: If names or masks do not fit.
+        TypeError: If a container, an element or an output is of the wrong type, or a mask is given
+            to a module that does not show how it takes one.
+        ValueError: If names, masks or shapes do not fit.
 
     Example:
         >>> from crossfuse import TemporalConvNet
@@ -48,7 +66,12 @@ class PerModality(nn.Module):
         torch.Size([2, 9, 8])
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module] | Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module] | Sequence[nn.Module],
+        *,
+        takes: Mapping[str, str | None] | Sequence[str | None] | None = None,
+    ) -> None:
         super().__init__()
         self.structure: Structure = Structure(_NAME, "modules", modules)
         named = named_entries(_NAME, "modules", modules)
@@ -63,14 +86,8 @@ class PerModality(nn.Module):
                     hint="nn.Identity() passes a modality through",
                 )
         self.branches: nn.ModuleDict = nn.ModuleDict(named)
-        self._takes_mask = {
-            name: "mask" in signature(module.forward).parameters for name, module in named.items()
-        }
-        self._stream_takes_mask = {
-            name: "mask" in signature(module.stream).parameters
-            for name, module in named.items()
-            if isinstance(module, _Streaming)
-        }
+        stated = {} if takes is None else self.structure.ordered("takes", takes)
+        self.takes: dict[str, str] = {name: how for name, how in stated.items() if how is not None}
 
     @overload
     def forward(self, modalities: Mapping[str, T], mask: Masks | None = None) -> dict[str, T]: ...
@@ -87,13 +104,46 @@ class PerModality(nn.Module):
         Returns:
             The outputs, in the structure of ``modalities``.
         """
-        values = self.structure.ordered("modalities", modalities)
+        values = self._checked("modalities", modalities)
         masks = self.structure.masks(mask, values)
         outputs = [
             None if x is None else self._apply_to(name, x, valid)
             for (name, x), valid in zip(values.items(), masks, strict=True)
         ]
         return self.structure.restorer(modalities)(outputs)
+
+    @overload
+    def mask_for(
+        self, modalities: Mapping[str, T], mask: Masks | None = None
+    ) -> dict[str, Tensor | None]: ...
+    @overload
+    def mask_for(
+        self, modalities: Sequence[T], mask: Masks | None = None
+    ) -> tuple[Tensor | None, ...]: ...
+    def mask_for(self, modalities: Modalities, mask: Masks | None = None) -> object:
+        """Returns the masks of the outputs, which differ if a module changes the number of steps.
+
+        Args:
+            modalities: (B, L, ...) each, as given to ``forward``.
+            mask: Valid steps, (B, L), True = valid; one for all or one for each.
+
+        Returns:
+            The mask of each output, bool (B, L'), in the structure of ``modalities``; ``None`` if
+            all its steps are valid, or the modality is missing.
+
+        Example:
+            >>> encode = PerModality({"words": nn.Linear(30, 8)})
+            >>> mask = torch.tensor([[True, True, False]])
+            >>> encode.mask_for({"words": torch.randn(1, 3, 30)}, mask)
+            {'words': tensor([[ True,  True, False]])}
+        """
+        values = self._checked("modalities", modalities)
+        masks = self.structure.masks(mask, values)
+        following = [
+            None if valid is None else self._following(name, valid)
+            for name, valid in zip(values, masks, strict=True)
+        ]
+        return self.structure.restorer(modalities)(following)
 
     @overload
     def stream(
@@ -108,10 +158,9 @@ class PerModality(nn.Module):
     ) -> tuple[Any, Any]:
         """Applies each module to the next chunk of its modality's stream.
 
-        A module streams by its own method ``stream(chunk, state) -> (output, state)``, which gets
-        the mask too if it has a parameter of that name, as :class:`TemporalConvNet` has.
-        :class:`torch.nn.Linear` and :class:`torch.nn.Identity` treat each step alone and need
-        none. No other module can stream.
+        A module streams by its method ``stream(chunk, state) -> (output, state)``, which takes the
+        mask as ``forward`` does, as :class:`TemporalConvNet` has. Modules that treat each step
+        alone need none. No other module can stream.
 
         A modality may join a stream late; earlier steps count as missing. It cannot drop out again,
         because the length of the gap would be unknown: pass zeros and an all-False mask instead.
@@ -140,7 +189,7 @@ class PerModality(nn.Module):
             >>> torch.allclose(torch.cat(faces, dim=1), encode(x)["face"], atol=1e-6)
             True
         """
-        values = self.structure.ordered("chunks", chunks)
+        values = self._checked("chunks", chunks)
         masks = self.structure.masks(mask, values)
         before = dict.fromkeys(values) if state is None else self.structure.ordered("state", state)
         outputs, after = [], {}
@@ -150,12 +199,105 @@ class PerModality(nn.Module):
         following = after if self.structure.named else tuple(after.values())
         return self.structure.restorer(chunks)(outputs), following
 
+    @override
+    def extra_repr(self) -> str:
+        return f"takes={self.takes}" if self.takes else ""
+
+    def _checked(self, what: str, given: Modalities) -> dict[str, Tensor | None]:
+        """Brings the inputs into the order of the modules; refuses what has no batch and steps."""
+        values = self.structure.ordered(what, given)
+        first = None
+        for name, x in values.items():
+            if x is None:
+                continue
+            if isinstance(x, Tensor):
+                check_dense(_NAME, name, x)
+            if not isinstance(x, Tensor) or x.ndim < 2:
+                raise error(
+                    TypeError,
+                    _NAME,
+                    f"{name!r} has no axes for batch and steps",
+                    got=shapes({name: x}) if isinstance(x, Tensor) else type(x).__name__,
+                    expected=f"{name} (batch, steps, ...)",
+                    hint="convert it with torch.as_tensor, or give None if it is missing",
+                )
+            first = (name, x) if first is None else first
+            check_together(_NAME, name, x, *first, aligned=False)
+        return values
+
+    def _way(self, name: str, method: str, masked: bool) -> Way:
+        """Finds how a module takes a mask, which may change: tools put modules into others."""
+        module = self.branches[name]
+        _encoders.check_batch_first(_NAME, name, module)
+        found = _encoders.way_of(module, method)
+        if name in self.takes:
+            found = _encoders.stated(self.takes[name])
+        if not masked:
+            return found
+        if found.kind == "recurrent":
+            _encoders.check_recurrent(_NAME, name, module)
+        if found.kind == "unknown":
+            raise error(
+                TypeError,
+                _NAME,
+                f"the module of {name!r} does not show how it takes a mask",
+                got=f"a mask for {type(module).__name__}.{method}",
+                expected="a parameter 'mask' (True = valid), a padding mask as in torch or "
+                "Transformers, or a module that treats each step alone",
+                hint=f"state it: takes={{{name!r}: 'alone'}} if it treats each step alone, or the "
+                "name of the parameter, '~name' if True means padding",
+            )
+        return found
+
+    # A compiler takes the answer as it is, and asks again when it compiles for another module. (By
+    # the mark that torch.compiler.assume_constant_result sets; to import it takes seconds.)
+    vars()["_way"]._dynamo_marked_constant = True
+
     def _apply_to(self, name: str, x: Tensor, valid: Tensor | None) -> Tensor:
         module = self.branches[name]
+        way = self._way(name, "forward", valid is not None)
         x = zero_invalid(x, valid)
-        extra = {"mask": valid} if valid is not None and self._takes_mask[name] else {}
-        outputs: Tensor = module(x, **extra)
-        return zero_invalid(outputs, valid)
+        outputs = module(x) if valid is None else _encoders.call(module, way, x, valid)
+        return self._read(name, x, valid, outputs)
+
+    def _read(self, name: str, x: Tensor, valid: Tensor | None, outputs: object) -> Tensor:
+        """Takes the features out of what a module returned, zero at invalid steps."""
+        y = outputs
+        if not isinstance(y, Tensor):
+            y = _encoders.features_of(self.branches[name], outputs)
+        if not isinstance(y, Tensor):
+            raise error(
+                TypeError,
+                _NAME,
+                f"the module of {name!r} does not return a tensor",
+                got=type(outputs).__name__,
+                expected="a tensor (batch, steps, ...)",
+                hint="wrap it in a module whose forward(x, mask) returns the features alone",
+            )
+        following = None if valid is None else self._following(name, valid)
+        steps = x.shape[1] if following is None else following.shape[1]
+        # Without a mask, another number of steps is no mistake; with two axes it would be one.
+        free = valid is None and y.ndim > 2
+        if y.ndim < 2 or y.shape[0] != x.shape[0] or (y.shape[1] != steps and not free):
+            raise error(
+                ValueError,
+                _NAME,
+                f"the module of {name!r} does not return the batch and steps of its input",
+                got=shapes({"input": x, "output": y}),
+                expected=f"an output ({x.shape[0]}, {steps}, ...)",
+                hint="a module that changes the number of steps has a method mask_for(mask) that "
+                "returns the mask of its output; pool after PerModality",
+            )
+        return zero_invalid(y, following)
+
+    def _following(self, name: str, valid: Tensor) -> Tensor:
+        """Returns the mask of a module's output."""
+        for module in _encoders.unwrapped(self.branches[name]):
+            change = getattr(module, "mask_for", None)
+            if callable(change):
+                following: Tensor = change(valid)
+                return following
+        return valid
 
     def _advance(
         self, name: str, x: Tensor | None, valid: Tensor | None, state: object
@@ -173,20 +315,22 @@ class PerModality(nn.Module):
         if x is None:
             return None, None
         module = self.branches[name]
-        if isinstance(module, _Streaming):
-            takes_mask = valid is not None and self._stream_takes_mask[name]
-            extra = {"mask": valid} if takes_mask else {}
-            output, state = module.stream(zero_invalid(x, valid), state, **extra)
-            return zero_invalid(output, valid), state
-        if not isinstance(module, nn.Linear | nn.Identity):
+        streaming = [m for m in _encoders.unwrapped(module) if hasattr(m, "stream")]
+        if streaming:
+            way = self._way(name, "stream", valid is not None)
+            extra = {} if valid is None else _encoders.keywords(way, valid)
+            method = cast(_Streaming, streaming[0]).stream
+            outputs, state = method(zero_invalid(x, valid), state, **extra)
+            return self._read(name, x, valid, outputs), state
+        if self._way(name, "forward", False).kind != "alone":
             raise error(
                 TypeError,
                 _NAME,
                 f"the module of {name!r} cannot stream",
                 got=type(module).__name__,
-                expected="a module with a method stream(chunk, state) -> (output, state), "
-                "nn.Linear or nn.Identity",
-                hint="TemporalConvNet has one; wrap what treats each step alone in a module whose "
-                "stream returns (output, None)",
+                expected="a module with a method stream(chunk, state) -> (output, state), or one "
+                "that treats each step alone, such as nn.Linear",
+                hint="TemporalConvNet has one; takes={...: 'alone'} states that a module treats "
+                "each step alone",
             )
         return self._apply_to(name, x, valid), None
