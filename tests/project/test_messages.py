@@ -68,6 +68,13 @@ JCA_CHECKPOINT = {
 PER = PerModality({"face": nn.Linear(3, 2), "voice": nn.Linear(5, 2)})
 
 
+class Dictionary(nn.Module):
+    """Returns no tensor."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"features": x}
+
+
 class Wrong(NamedTuple):
     """A wrong call and the answer: exception and the first line of its message (a pattern)."""
 
@@ -569,7 +576,7 @@ WRONG_CALLS = {
         lambda: PER({"words": FACE}), ValueError, "PerModality: modalities has unknown names"
     ),
     "a module that cannot stream": Wrong(
-        lambda: PerModality({"face": nn.Flatten(2)}).stream({"face": FACE}),
+        lambda: PerModality({"face": nn.Conv1d(4, 4, 1)}).stream({"face": FACE}),
         TypeError,
         "PerModality: the module of 'face' cannot stream",
     ),
@@ -583,6 +590,38 @@ WRONG_CALLS = {
     ),
 }
 WRONG_CALLS |= {
+    "a recurrent module with steps first": Wrong(
+        lambda: PerModality({"face": nn.GRU(3, 2)})({"face": FACE}, ALL),
+        ValueError,
+        "PerModality: the module of 'face' takes steps before batch",
+    ),
+    "a mask for a module that reads backwards": Wrong(
+        lambda: PerModality({"face": nn.GRU(3, 2, batch_first=True, bidirectional=True)})(
+            {"face": FACE}, ALL
+        ),
+        TypeError,
+        "PerModality: the module of 'face' reads backwards from invalid steps",
+    ),
+    "one axis for PerModality": Wrong(
+        lambda: PER({"face": FACE[0, 0]}),
+        TypeError,
+        "PerModality: 'face' has no axes for batch and steps",
+    ),
+    "a mask for a module that takes none": Wrong(
+        lambda: PerModality({"face": nn.Conv1d(4, 4, 1)})({"face": FACE}, ALL),
+        TypeError,
+        "PerModality: the module of 'face' does not show how it takes a mask",
+    ),
+    "a module that returns a dict": Wrong(
+        lambda: PerModality({"face": Dictionary()})({"face": FACE}),
+        TypeError,
+        "PerModality: the module of 'face' does not return a tensor",
+    ),
+    "a module that pools": Wrong(
+        lambda: PerModality({"face": nn.Flatten(0)})({"face": FACE}),
+        ValueError,
+        "PerModality: the module of 'face' does not return the batch and steps of its input",
+    ),
     "a weight of the authors that is not a matrix": Wrong(
         lambda: convert.tcn(TCN_CHECKPOINT | {"network.0.conv1.weight_v": torch.ones(())}),
         ValueError,
