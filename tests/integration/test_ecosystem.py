@@ -190,8 +190,12 @@ def test_encoders_of_transformers_go_through_the_fusion() -> None:
     ids = torch.randint(0, 30, (2, 9))
     attention = torch.ones(2, 9, dtype=torch.long)
     attention[1, 6:] = 0
-    fuse = crossfuse.RecursiveCrossModalAttention(
-        {"words": 8, "frames": 8}, {"words": 12, "frames": 5}
+    # Away from its start, which is the identity: no gradient passes from one modality to another.
+    fuse = filled(
+        crossfuse.RecursiveCrossModalAttention(
+            {"words": 8, "frames": 8}, {"words": 12, "frames": 5}
+        ),
+        0,
     )
 
     def fused(tokens: Tensor) -> dict[str, Tensor]:
