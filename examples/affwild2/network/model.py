@@ -81,7 +81,10 @@ class AffectNet(nn.Module):
         names = list(backbones)
         dims = {name: int(getattr(backbones[name], "dim")) for name in names}  # noqa: B009
         outputs = {name: widths[name][-1] for name in names}
-        self.backbones = PerModality({name: PerFrame(backbones[name]) for name in names})
+        self.backbones = PerModality(
+            {name: PerFrame(backbones[name]) for name in names},
+            takes=dict.fromkeys(names, "alone"),
+        )
         self.encoders = PerModality(
             {name: Encoder(dims[name], widths[name], dropout, noise) for name in names}
         )
