@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
 from benchmarks import peers
-from crossfuse import JointCrossAttention, RecursiveCrossModalAttention, TemporalConvNet
+from crossfuse import (
+    CrossModalTransformer,
+    JointCrossAttention,
+    RecursiveCrossModalAttention,
+    TemporalConvNet,
+)
 
 Product = tuple[int, int, int, int]
 """Samples b, rows m, inner k, columns n; b = 1 is one product of two matrices."""
@@ -44,7 +50,7 @@ class Case:
     @property
     def flops(self) -> int:
         """Floating-point operations of the products, forward."""
-        return sum(2 * b * m * k * n for b, m, k, n in self.products)
+        return operations(self.products)
 
 
 def recursive_products(
@@ -118,6 +124,70 @@ def recursive_case(
             "LinMulT": Peer(
                 lambda _: peers.LinearTransformer(dims), settings=plain if count < 8 else ()
             ),
+            "concatenation + MLP": Peer(lambda _: peers.Concatenation(dims), settings=plain),
+        },
+        **more,
+    )
+
+
+def stable_products(batch: int, length: int, dims: Sequence[int]) -> tuple[Product, ...]:
+    """The products of one step of the default form, the stable one with ``length=None``.
+
+    The columns of U P and J Q are divided by their root mean squares, so these two cannot be
+    multiplied in another order. U F C O can, and so is in the order of the fewest operations.
+    """
+    found: list[Product] = []
+    for d in dims:
+        heads = math.gcd(d, 4)
+        k = d // heads
+        flat, small = (1, batch * length, d, d), (batch * heads, d, k, k)
+        found += [flat, (1, batch * length, sum(dims), d), (batch * heads, k, length, k)]
+        orders: list[list[Product]] = [
+            [flat, (batch * heads, length, k, k), flat],  # ((U F) C) O
+            [small, (batch, length, d, d), flat],  # (U (F C)) O, and as many for (U F) (C O)
+            [small, (1, batch * d, d, d), (batch, length, d, d)],  # U ((F C) O)
+        ]
+        found += [*min(orders, key=operations), flat, flat]
+    return tuple(found)
+
+
+def operations(products: Iterable[Product]) -> int:
+    """Floating-point operations of products."""
+    return sum(2 * b * m * k * n for b, m, k, n in products)
+
+
+def drawn(layer: nn.Module) -> nn.Module:
+    """Draws the weights that start at zero: with them a new layer is the identity."""
+    for name, weight in layer.named_parameters():
+        if name.endswith(("output", "back")):
+            nn.init.xavier_uniform_(weight)
+        elif name.endswith("hidden_bias"):
+            nn.init.normal_(weight)
+    return layer
+
+
+def default_case(
+    name: str,
+    batch: int,
+    length: int,
+    dims: tuple[int, ...],
+    recursions: int = 2,
+    **more: Any,  # noqa: ANN401  # fields of Case
+) -> Case:
+    count, plain = len(dims), ("float32",)
+    return Case(
+        name,
+        batch,
+        length,
+        dims,
+        lambda: drawn(RecursiveCrossModalAttention(dims, recursions=recursions)),
+        stable_products(batch, length, dims) * recursions,
+        {
+            "restatement": Peer(lambda ours: peers.Stable(ours, count, recursions), same=True),
+            "encoder layer": Peer(lambda _: peers.EncoderLayer(dims)),
+            "encoder layer, 2048": Peer(lambda _: peers.EncoderLayer(dims, 2048), settings=plain),
+            "CrossModalTransformer": Peer(lambda _: CrossModalTransformer(dims)),
+            "MultiheadAttention": Peer(lambda _: peers.SelfAttention(dims)),
             "concatenation + MLP": Peer(lambda _: peers.Concatenation(dims), settings=plain),
         },
         **more,
@@ -233,6 +303,10 @@ def all_cases() -> list[Case]:
     """Every case of the benchmark, the paper's size first."""
     paper, plain = (512, 128, 512), ("float32", "bfloat16")
     return [
+        default_case("default-paper", 12, 300, paper, compiled=("float32", "bfloat16")),
+        default_case("default-128", 12, 300, (128, 128, 128), settings=plain),
+        default_case("default-one-sample", 1, 300, (128, 128, 128), settings=("float32",)),
+        default_case("default-eight", 12, 300, (64,) * 8, 1, settings=("float32",)),
         recursive_case("rcma-paper", 12, 300, paper, compiled=("float32", "bfloat16")),
         released_case("rcma-released-v1", 12, 300, paper, "others"),
         released_case("rcma-released-v2", 12, 300, paper, "all"),
@@ -251,6 +325,7 @@ def all_cases() -> list[Case]:
 def small_cases() -> list[Case]:
     """The same kinds at sizes that take no time, for ``--quick`` and the tests."""
     return [
+        default_case("default-small", 2, 12, (16, 8, 16), compiled=()),
         recursive_case("rcma-small", 2, 12, (16, 8, 16), compiled=()),
         released_case("rcma-released-v1-small", 2, 12, (16, 8, 16), "others"),
         released_case("rcma-released-v2-small", 2, 12, (16, 8, 16), "all"),

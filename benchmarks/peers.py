@@ -6,10 +6,12 @@ lists of (B, L, d).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
 
 Fused = list[Tensor]
 Weights = dict[str, Tensor]
@@ -85,6 +87,50 @@ class Published(Restated):
                 fused.append(x + h @ output)
             features = fused
         return features
+
+
+class Stable(Restated):
+    """RCMA in its stable form with ``length=None`` and the joint of all, equation by equation."""
+
+    WEIGHTS = ("key", "value", "feature", "output", "hidden", "hidden_bias", "back")
+
+    def __init__(self, layer: nn.Module, count: int, recursions: int) -> None:
+        super().__init__(layer)
+        self.branches: list[list[Weights]] = [
+            [
+                {name: self.matrix(f"recursions.{s}.{k}.{name}") for name in self.WEIGHTS}
+                for k in range(count)
+            ]
+            for s in range(recursions)
+        ]
+
+    def forward(self, features: Sequence[Tensor]) -> Fused:
+        features = list(features)
+        for branches in self.branches:
+            units = [x * rms(x, dim=(1, 2)) for x in features]
+            joint = torch.cat(units, dim=-1)
+            pairs = zip(branches, features, units, strict=True)
+            features = [self._branch(*pair, joint) for pair in pairs]
+        return features
+
+    def _branch(self, weight: Weights, x: Tensor, unit: Tensor, joint: Tensor) -> Tensor:
+        heads = math.gcd(x.shape[-1], 4)
+        keys, values, queries = (
+            y.chunk(heads, dim=-1)
+            for y in (unit @ weight["key"], joint @ weight["value"], unit @ weight["feature"])
+        )
+        spread = []
+        for key, value, query in zip(keys, values, queries, strict=True):
+            c = (key * rms(key, dim=1)).mT @ (value * rms(value, dim=1)) / x.shape[1]
+            spread.append(query @ c / c.shape[-1] ** 0.5)
+        x = x + torch.cat(spread, dim=-1) @ weight["output"]
+        mapped = layer_norm(x, x.shape[-1:]) @ weight["hidden"] + weight["hidden_bias"]
+        return x + gelu(mapped) @ weight["back"]
+
+
+def rms(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """One over the root mean square along axes, with the epsilon of a layer norm."""
+    return (x.square().mean(dim, keepdim=True) + 1e-5).rsqrt()
 
 
 class Released(Restated):
@@ -232,6 +278,36 @@ class Concatenation(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Fused:
         return list(self.net(torch.cat(list(features), dim=-1)).split(self.dims, dim=-1))
+
+
+class EncoderLayer(nn.Module):
+    """One encoder layer of torch on the concatenation; ``hidden`` is its dim_feedforward."""
+
+    def __init__(self, dims: Sequence[int], hidden: int | None = None) -> None:
+        super().__init__()
+        self.dims = list(dims)
+        width = sum(dims)
+        self.net = nn.TransformerEncoderLayer(
+            width, math.gcd(width, 4), hidden or width, dropout=0.0, batch_first=True
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Fused:
+        return list(self.net(torch.cat(list(features), dim=-1)).split(self.dims, dim=-1))
+
+
+class SelfAttention(nn.Module):
+    """torch.nn.MultiheadAttention of the concatenation with itself."""
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.dims = list(dims)
+        width = sum(dims)
+        self.attend = nn.MultiheadAttention(width, math.gcd(width, 4), batch_first=True)
+
+    def forward(self, features: Sequence[Tensor]) -> Fused:
+        joint = torch.cat(list(features), dim=-1)
+        found = self.attend(joint, joint, joint, need_weights=False)[0]
+        return list(found.split(self.dims, dim=-1))
 
 
 class PyTorchTCN(nn.Module):

@@ -22,11 +22,17 @@ Call = Callable[[], object]
 
 
 class Timing(NamedTuple):
-    """Seconds per call: the median over the rounds, and between their quartiles."""
+    """Seconds per call: the median over the rounds and their quartiles."""
 
     median_s: float
-    spread_s: float
+    low_s: float
+    high_s: float
     rounds: int
+
+    @property
+    def spread_s(self) -> float:
+        """The distance between the quartiles."""
+        return self.high_s - self.low_s
 
 
 def clock(device: str) -> Callable[[], float]:
@@ -82,9 +88,9 @@ def interleaved(
 
 
 def summary(times: list[float]) -> Timing:
-    """Median and distance between the quartiles."""
+    """Median and quartiles."""
     low, _, high = quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
-    return Timing(median(times), high - low, len(times))
+    return Timing(median(times), low, high, len(times))
 
 
 def peak_bytes(call: Call, device: str) -> int:
