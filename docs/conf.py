@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from docutils import nodes
 from math_core import LatexError, LatexToMathML
+from sphinx import addnodes
 from sphinx.util import logging
 
 project = "crossfuse"
@@ -11,8 +12,11 @@ author = "The crossfuse authors"
 copyright = "2026, the crossfuse authors, MIT licence"
 release = version = _version("crossfuse")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build", "notebooks/smartwatch.md"]  # the notebook beside it is shown
+nb_execution_mode = "off"  # notebooks keep their outputs; the tests execute them
+nb_mime_priority_overrides = [("*", "image/svg+xml", 0)]
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and outputs are not copied
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -77,7 +81,18 @@ def _set(translator, node, formula, *, block):
         return f"<code>{translator.encode(formula)}</code>"
 
 
+def _leave_return_to_overloads(app, domain, objtype, content):
+    """Of several signatures each shows its return type; that of the implementation is ``Any``."""
+    signatures = [node for node in content.parent if isinstance(node, addnodes.desc_signature)]
+    if len(signatures) > 1:
+        module, name = signatures[0]["module"], signatures[0]["fullname"]
+        annotations = app.env.current_document.autodoc_annotations
+        annotations.get(f"{module}.{name}" if module else name, {}).pop("return", None)
+
+
 def setup(app):
+    # Before autodoc's own handler, which writes the return type into the description.
+    app.connect("object-description-transform", _leave_return_to_overloads, priority=100)
     app.add_html_math_renderer(
         "mathml",
         inline_renderers=(lambda translator, node: _mathml(translator, node, block=False), None),
