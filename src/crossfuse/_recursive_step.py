@@ -166,11 +166,12 @@ class Step(nn.ModuleDict):
 def unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
     """Divides each window (B, L, d) by the root mean square of its valid part."""
     count = valid_count(x, valid)
-    # Squares of half precision overflow early, so the sum is taken in single precision.
-    wide = torch.promote_types(x.dtype, torch.float32)
-    size: Tensor = torch.linalg.vector_norm(x, dim=(1, 2), dtype=wide)
-    power = size.square() / (count * x.shape[2])
-    return x * (power + _SILENCE).rsqrt().to(x.dtype)[:, None, None]
+    if isinstance(count, Tensor):
+        count = count[:, None, None]
+    # Squares of half precision overflow early, so they are summed in single precision.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    power = wide.square().sum(dim=(1, 2), keepdim=True) / (count * x.shape[2])
+    return x * (power + _SILENCE).rsqrt().to(x.dtype)
 
 
 def init_temporal_(temporal: Tensor, columns: Sequence[int], init: str) -> None:

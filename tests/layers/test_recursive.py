@@ -178,9 +178,11 @@ def test_reproduces_the_published_numbers(joint: Joint) -> None:
 def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) -> None:
     """Two steps without gates, whose temperature of 0.1 would magnify the rounding tenfold."""
     case = replace(case, recursions=min(case.recursions, 2), gate=False)
-    if case.form == "stable":  # a layer norm over two or three features magnifies rounding too
-        wider = tuple(dim + 8 for dim in case.streams.dims)
-        case = replace(case, streams=replace(case.streams, dims=wider))
+    if case.form == "stable":
+        # A layer norm over two features and a correlation over two steps magnify rounding too.
+        dims = tuple(dim + 8 for dim in case.streams.dims)
+        lengths = tuple(length + 8 for length in case.streams.lengths)
+        case = replace(case, streams=replace(case.streams, dims=dims, lengths=lengths))
     layer = case.layer(dtype)
     properties.agrees_with(layer, case.twin, case.streams.inputs(dtype), case.streams.mask())
 

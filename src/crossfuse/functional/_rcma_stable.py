@@ -36,15 +36,14 @@ def rcma_stable_correlation(
         >>> correlation.shape, bool(correlation.abs().max() <= 1)
         (torch.Size([2, 4, 2, 2]), True)
     """
-    wide = torch.promote_types(key.dtype, torch.float32)  # which holds every count and square
     if isinstance(count, Tensor) and count.ndim == 1:
-        share = count.to(wide).reciprocal()[:, None, None]
-    else:
-        share = torch.ones((), dtype=wide, device=key.device) / count
-    key = key * (_inverse_rms(key, share) * share).to(key.dtype)
+        count = count[:, None, None]
+    key = key * (_inverse_rms(key, count) / count).to(key.dtype)
     # The columns of V are divided where they are small: in C.
-    size = _split(_inverse_rms(value, share).to(value.dtype), heads)  # (B, h, 1, k)
-    return (_split(key, heads).mT @ _split(value, heads)) * size
+    size = _split(_inverse_rms(value, count).to(value.dtype), heads)  # (B, h, 1, k)
+    # Without the copies, matmul makes transposed ones, which take several times as long.
+    keys, values = _split(key, heads).contiguous(), _split(value, heads).contiguous()
+    return (keys.mT @ values) * size
 
 
 def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
@@ -99,12 +98,12 @@ def rcma_feed_forward(
     return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
 
 
-def _inverse_rms(x: Tensor, share: Tensor) -> Tensor:
-    """One over the root mean square of every column of x (B, L, d): (B, 1, d)."""
-    return (x.to(share.dtype).square().sum(dim=1, keepdim=True) * share + _SILENCE).rsqrt()
+def _inverse_rms(x: Tensor, count: Tensor | int) -> Tensor:
+    """One over the root mean square of every column of x (B, L, d), over n steps: (B, 1, d)."""
+    wide = torch.promote_types(x.dtype, torch.float32)  # which holds every count and square
+    return (x.to(wide).square().sum(dim=1, keepdim=True) / count + _SILENCE).rsqrt()
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
     """Splits the features (B, L, d) into heads (B, h, L, k)."""
-    parts: Tensor = x.unflatten(-1, (heads, x.shape[-1] // heads))
-    return parts.transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, x.shape[-1] // heads)).transpose(1, 2)
