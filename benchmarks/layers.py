@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import crossfuse
-from benchmarks.cases import Case, Peer
+from benchmarks.cases import Case, Peer, Product
 from benchmarks.gate import Gate, Run
 from benchmarks.timing import Call, header, interleaved, peak_bytes
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT = "matrix products"
+LARGEST = 2**26  # elements of an operand or a result of the products timed alone
 FORWARD, BOTH = "forward", "forward+backward"
 
 
@@ -189,8 +190,8 @@ def _timed(
     for direction in (FORWARD, BOTH) if entries else ():
         for entry in entries.values():  # the encoder layer of torch is faster in evaluation
             entry.module.train(direction == BOTH)
-        calls = {name: _call(entry, inputs, direction) for name, entry in entries.items()}
-        calls[LIMIT] = _products(case, setting, device)
+        calls = {name: call_of(entry, inputs, direction) for name, entry in entries.items()}
+        calls[LIMIT] = multiply(case.products, setting, device)
         timings = interleaved(calls, seconds=seconds, least=least, device=device)
         fair = timings[LIMIT].median_s * (1 if direction == FORWARD else 3)
         for name, timing in timings.items():
@@ -216,7 +217,7 @@ def _timed(
     return rows
 
 
-def _call(entry: Entry, inputs: Sequence[Tensor], direction: str) -> Call:
+def call_of(entry: Entry, inputs: Sequence[Tensor], direction: str) -> Call:
     if direction == FORWARD:
 
         def forward() -> object:
@@ -224,7 +225,7 @@ def _call(entry: Entry, inputs: Sequence[Tensor], direction: str) -> Call:
                 return entry.run(inputs)
 
         return forward
-    weights = [torch.randn_like(y) for y in _call(entry, inputs, FORWARD)()]  # type: ignore[attr-defined]  # a list of tensors
+    weights = [torch.randn_like(y) for y in call_of(entry, inputs, FORWARD)()]  # type: ignore[attr-defined]  # a list of tensors
     sources = [*inputs, *entry.module.parameters()]
 
     def both() -> object:
@@ -234,14 +235,19 @@ def _call(entry: Entry, inputs: Sequence[Tensor], direction: str) -> Call:
     return both
 
 
-def _products(case: Case, setting: str, device: str) -> Call:
-    """All products of one forward pass, each on operands made before."""
+def multiply(products: Sequence[Product], setting: str, device: str) -> Call:
+    """Performs products, each on operands made before."""
     dtype = torch.bfloat16 if setting == "bfloat16" else torch.float32
     pairs = []
-    for b, m, k, n in case.products:
-        batch = () if b == 1 else (b,)
+    for b, m, k, n in products:
+        # Maps of attention over long windows need not fit into memory: a few samples at a time.
+        size = min(b, max(1, LARGEST // max(m * k, k * n, m * n)))
+        batch = () if b == 1 else (size,)
         left = torch.randn(*batch, m, k, device=device, dtype=dtype)
-        pairs.append((left, torch.randn(*batch, k, n, device=device, dtype=dtype)))
+        right = torch.randn(*batch, k, n, device=device, dtype=dtype)
+        pairs += [(left, right)] * (b // size)
+        if b % size:
+            pairs.append((left[: b % size], right[: b % size]))
 
     def call() -> object:
         for left, right in pairs:

@@ -353,6 +353,17 @@ class Alone(nn.Module):
         return [self.module(features[0])]
 
 
+class Joined(nn.Module):
+    """Lets a module that fuses all into one tensor return a list of one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: Sequence[Tensor]) -> Fused:
+        return [self.module(features)]
+
+
 class Head(nn.Module):
     """A TCN per modality, fusion, and a regressor of two values a step."""
 

@@ -102,7 +102,7 @@ def peak_bytes(call: Call, device: str) -> int:
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         call()
     held = peak = 0
     results: Any = seen.profiler
@@ -114,7 +114,7 @@ def peak_bytes(call: Call, device: str) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps the profiler's own lines off the terminal; it writes past Python's streams."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import cases, gate, layers, peers, report, timing, tuning
+from benchmarks import cases, gate, layers, mine, peers, report, timing, tuning
+from benchmarks.recorded import products_of
 from crossfuse import RecursiveCrossModalAttention
 
 FIELDS = {
@@ -25,6 +29,12 @@ FIELDS = {
     "share_of_limit",
 }
 CASES = {case.name: case for case in cases.small_cases()}
+
+
+@pytest.fixture(autouse=True)
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves the second in which the header watches the machine."""
+    monkeypatch.setattr(timing, "_busy_cores", lambda: 1.5)
 
 
 def quick(case: cases.Case) -> tuple[list[layers.Row], list[str]]:
@@ -136,3 +146,111 @@ def test_the_report_holds_what_the_results_hold(tmp_path: Path) -> None:
     assert about["revision"] in table
     assert written["layers-cpu.svg"].stat().st_size > 0
     assert json.loads((tmp_path / "layers-cpu.json").read_text())["rows"] == rows
+
+
+SIZES = ["--dims", "face=8", "voice=4", "--length", "6", "--batch", "3", "--seconds", "0"]
+
+
+def test_every_layer_is_timed_at_the_sizes_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.json"
+    mine.main([*SIZES, "--json", str(path), "--layer", *mine.LAYERS], least=2)
+    shown, written = capsys.readouterr().out, json.loads(path.read_text())
+    assert written["refused"] == []
+    assert "1.5 cores were busy" in shown
+    assert [row["layer"] for row in written["rows"]] == [n for n in mine.LAYERS for _ in range(2)]
+    for row in written["rows"]:
+        assert row["layer"] in shown
+        assert 0 < row["low_s"] <= row["median_s"] <= row["high_s"]
+        assert row["samples_per_s"] == pytest.approx(3 / row["median_s"])
+        assert row["share_of_limit"] == pytest.approx(row["limit_s"] / row["median_s"])
+        assert row["limit_s"] > 0
+        assert row["peak_bytes"] > 0
+        assert len(row["dominant"]) == 3
+        assert 0 < sum(row["dominant"].values()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--dims", "face=8"], "--dims: one modality"),
+        (["--dims", "face=8", "face=4"], "--dims: face is given more than once"),
+        (["--dims", "face", "voice=4"], "--dims: 'face' is not NAME=FEATURES"),
+        (["--dims", "face=0", "voice=4"], "--dims: 'face=0' is not NAME=FEATURES"),
+        (["--length", "0"], "--length: '0'"),
+        (["--batch", "two"], "--batch: 'two'"),
+        (["--seconds", "nan"], "--seconds: 'nan'"),
+        (["--layer", "Transformer"], "--layer: invalid choice: 'Transformer'"),
+        (["--dtype", "fp16"], "--dtype: invalid choice: 'fp16'"),
+        (["--json", "no/such/folder/x.json"], "--json: cannot write"),
+        (["--widths", "3"], "unrecognized arguments: --widths"),
+    ],
+)
+def test_a_wrong_argument_ends_with_one_line(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        mine.main([*SIZES, *arguments])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert named in line
+
+
+def test_a_layer_that_cannot_run_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def too_large(_: mine.Options) -> nn.Module:
+        raise RuntimeError("not enough\n  memory")
+
+    monkeypatch.setitem(mine.LAYERS, "MLP", too_large)
+    mine.main([*SIZES, "--layer", "MLP", "ConcatFusion"], least=2)
+    shown = capsys.readouterr().out
+    assert "not timed: MLP: not enough; memory" in shown
+    assert "ConcatFusion" in shown
+    with pytest.raises(SystemExit):
+        mine.main([*SIZES, "--layer", "MLP"], least=2)
+
+
+@pytest.mark.parametrize("name", mine.LAYERS)
+def test_recorded_products_are_those_that_torch_counts(name: str) -> None:
+    options = mine.read(SIZES)
+    module, inputs = mine.LAYERS[name](options), [torch.randn(3, 6, d) for d in options.sizes]
+    # FlopCounterMode does not know attention on the CPU: with products and a softmax it does.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counted:
+            module(inputs)
+        assert cases.operations(products_of(lambda: module(inputs))) == counted.get_total_flops()
+    assert cases.operations(products_of(lambda: module(inputs))) == counted.get_total_flops()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_limit_of_a_case_is_no_more_than_the_layer_performs(name: str) -> None:
+    case = CASES[name]
+    layer = case.build()
+    inputs = [torch.randn(case.batch, case.length, d) for d in case.dims]
+    performed = cases.operations(products_of(lambda: layer(inputs)))
+    assert case.flops <= performed
+    if name in ("rcma-small", "jca-small", "tcn-small"):  # which leave no choice
+        assert case.flops == performed
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(1, 12), min_size=1, max_size=3))
+def test_products_timed_alone_fit_into_memory_and_leave_none_out(
+    many: int, largest: int, shape: list[int]
+) -> None:
+    b, (m, k, n) = many, (shape * 3)[:3]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "LARGEST", largest)
+        call = layers.multiply([(b, m, k, n)], "float32", "cpu")
+        performed = products_of(call)
+    assert cases.operations(performed) == 2 * b * m * k * n
+    assert all(c == 1 or c * max(m * k, k * n, m * n) <= largest for c, *_ in performed)
+
+
+def test_operators_have_readable_names() -> None:
+    assert mine.operator("aten::mm") == "mm"
+    assert mine.operator("autograd::engine::evaluate_function: MmBackward0") == "MmBackward0"
+    assert mine.operator("## Call CompiledFxGraph fgadd2 ##") == "compiled code"
+    found = mine.operator("aten::_scaled_dot_product_flash_attention_for_cpu")
+    assert found == "flash_attention"
