@@ -82,8 +82,11 @@ class _WeightNorm(nn.Module):
 
     @override
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True)
-        return v * (g / torch.where(norm == 0, torch.ones_like(norm), norm))
+        wide = torch.promote_types(
+            v.dtype, torch.float32
+        )  # the square of a norm leaves half's range
+        norm = torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=wide)
+        return (v * (g / torch.where(norm == 0, torch.ones_like(norm), norm))).to(v.dtype)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Splits a weight; zeros get a direction all the same, without which they cannot learn."""

@@ -96,6 +96,7 @@ def test_agrees_with_the_equations(case: Case, depth: int) -> None:
     properties.agrees_with(case.layer(), case.twin, case.streams.inputs(), case.streams.mask())
 
 
+@pytest.mark.slow
 @given(
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     case=cases(batch=(1, 2)),
@@ -150,6 +151,7 @@ def test_a_missing_modality_is_a_masked_one(case: Case, data: st.DataObject) -> 
     properties.missing_equals_masked(case.layer(), inputs, name, case.streams.mask())
 
 
+@pytest.mark.slow
 @example(case=Case(DARK))
 @example(case=Case(GAPS))
 @given(case=cases(batch=(1, 2)))
@@ -169,6 +171,7 @@ def test_second_derivatives_are_finite(case: Case) -> None:
             assert torch.isfinite(second).all()
 
 
+@pytest.mark.slow
 def test_gradcheck_of_both_orders() -> None:
     case = Case(replace(uneven(batch=1, length=2), named=False), width=2, heads=1)
     layer = case.layer()

@@ -173,6 +173,7 @@ def test_reproduces_the_published_numbers(joint: Joint) -> None:
     released.reproduces(layer, *released.numbers(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @given(case=cases(most=3, batch=(1, 3)))
 def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) -> None:

@@ -170,6 +170,7 @@ def address(x: Tensor) -> int:
     return x.untyped_storage().data_ptr()
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_one_set_of_features_for_each_recursion() -> None:
     floor = kept_bytes(1, checkpoint=True)
     features = 4 * 64 * (16 + 8 + 12) * 4
@@ -184,6 +185,7 @@ def test_checkpointing_keeps_one_set_of_features_for_each_recursion() -> None:
 # form="released"
 
 
+@pytest.mark.slow
 @given(case=streams(batch=(1, 3)), joint=st.sampled_from(["others", "all"]))
 def test_released_masks_and_gaps_obey_the_laws(case: Streams, joint: Joint) -> None:
     """Its biases would fill invalid steps, were they not zeroed after each map."""

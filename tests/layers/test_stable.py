@@ -85,7 +85,7 @@ def test_sixteen_recursions_learn(length: int | None) -> None:
         return torch.stack([(outputs[name] - wanted[name]).square().mean() for name in DIMS]).sum()
 
     first = loss().item()
-    for _ in range(60):
+    for _ in range(25):
         optimiser.zero_grad()
         torch.autograd.backward(loss())
         optimiser.step()

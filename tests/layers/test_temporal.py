@@ -126,6 +126,7 @@ def test_reproduces_the_published_numbers() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@example(case=Case(dim=1, widths=(7,), kernel_size=1, causal=False, length=1, seed=103))  # |v|~1e-4
 @given(case=cases(batch=(1, 3)))
 def test_agrees_with_the_paper_in_every_dtype(dtype: torch.dtype, case: Case) -> None:
     properties.agrees_with(case.net(dtype), case.twin, case.x(dtype), case.mask())
