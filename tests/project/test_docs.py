@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
-from docs import charts, diagrams
+from docs import charts, diagrams, render_notebooks
 
 from crossfuse import TemporalConvNet
 from tests.support.layers import foreign_warnings_silenced
@@ -18,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 README, INDEX = ROOT / "README.md", ROOT / "docs" / "index.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("**/*.md"))]
 SLOW = {"deployment.md"}  # a C++ compiler takes most of a minute
+EXECUTED = [page for page in PAGES if page not in render_notebooks.PAGES.values()]
+"""Those that no notebook is made of: test_notebooks executes the others."""
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -29,7 +33,7 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES],
+    [pytest.param(p, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in EXECUTED],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_the_code_on_the_page_runs(
@@ -38,7 +42,7 @@ def test_the_code_on_the_page_runs(
     monkeypatch.chdir(tmp_path)  # what a page writes must not land in the checkout
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
-    with foreign_warnings_silenced():
+    with foreign_warnings_silenced(), mock.patch.dict(os.environ):  # a page may set variables
         for line, source in blocks(page):
             code = compile("\n" * (line - 1) + source, str(page), "exec")
             exec(code, names)
