@@ -304,8 +304,8 @@ def check_together(
             f"{name!r} has {x.shape[1]} steps on axis 1, {first_name!r} has {first.shape[1]}",
             got=shapes({first_name: first, name: x}),
             expected="one number of steps for every modality",
-            hint="resample, or pad and mask, or use RecursiveCrossModalAttention with a length "
-            "for each modality",
+            hint="bring them to one clock (crossfuse.resample), pad and mask, or use "
+            "CrossModalTransformer, which takes streams of their own lengths",
         )
 
 

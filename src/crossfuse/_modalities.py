@@ -96,9 +96,9 @@ class Structure:
             raise error(
                 TypeError,
                 self.layer,
-                f"{what} is given by name, but the modalities of this layer have none"
+                f"{what} is given by name, but the modalities have none"
                 if not self.named
-                else f"{what} is given in order, but the modalities of this layer have names",
+                else f"{what} is given in order, but the modalities have names",
                 got=f"a mapping with {quoted(values)}" if not self.named else type(given).__name__,
                 expected=f"a mapping with {quoted(self.names)}" if self.named else sequence,
                 hint="build the layer and call it with the same kind of container",
