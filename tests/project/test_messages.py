@@ -218,12 +218,12 @@ WRONG_CALLS = {
     "names for a layer without": Wrong(
         lambda: UNNAMED(BOTH),
         TypeError,
-        ".*modalities is given by name, but the modalities of this layer have none",
+        ".*modalities is given by name, but the modalities have none",
     ),
     "a sequence for a layer with names": Wrong(
         lambda: RCMA([FACE, VOICE]),
         TypeError,
-        ".*modalities is given in order, but the modalities of this layer have names",
+        ".*modalities is given in order, but the modalities have names",
     ),
     "a nested tensor": Wrong(
         lambda: UNNAMED([torch.nested.nested_tensor([FACE[0]], layout=torch.jagged), VOICE]),
