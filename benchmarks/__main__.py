@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from benchmarks import growth, layers, report
+from benchmarks import growth, layers, report, sizes
 from benchmarks.cases import all_cases, small_cases
 
 # Each writes a results file of its own, on the CPU.
@@ -26,7 +26,8 @@ class Options:
     device: str = "cpu"
     """Where to run."""
     only: tuple[str, ...] = ()
-    """Names of cases, ``growth`` or a script, into runs/benchmarks; all if none is given."""
+    """Names of cases, ``sizes``, ``growth`` or a script, into runs/benchmarks; all if none is
+    given."""
     seconds: float = 3.0
     """How long each table of a case is measured, at least five rounds."""
 
@@ -43,6 +44,9 @@ def main() -> None:
         layers.run(
             cases, device=options.device, seconds=seconds, least=least, folder=folder, tell=tell
         )
+    if "sizes" in options.only or not (options.quick or options.only):
+        tell("sizes")
+        sizes.run(sizes.cases(), device=options.device, seconds=options.seconds, folder=folder)
     if not options.only or "growth" in options.only:
         tell("growth")
         growth.run(device=options.device, quick=options.quick, folder=folder)

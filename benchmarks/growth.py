@@ -35,25 +35,28 @@ class Curve:
 
 
 def rcma(
-    count: int = 3, length: int | None = 300, recursions: int = 2, *, checkpoint: bool = False
+    count: int = 3, length: int | None = None, recursions: int = 2, *, checkpoint: bool = False
 ) -> nn.Module:
-    return RecursiveCrossModalAttention(
-        [WIDTH] * count, length, recursions, joint="others", checkpoint=checkpoint
-    )
+    """The default form, or with T for windows of a length."""
+    return RecursiveCrossModalAttention([WIDTH] * count, length, recursions, checkpoint=checkpoint)
 
 
 CURVES = (
-    Curve("dense T", "L", (75, 150, 300, 600, 1200), lambda n: rcma(length=n), lambda n: (2, 3, n)),
+    Curve("with T", "L", (75, 150, 300, 600, 1200), lambda n: rcma(length=n), lambda n: (2, 3, n)),
     Curve(
-        "length=None",
+        "default",
         "L",
         (75, 150, 300, 600, 1200, 2400, 4800),
-        lambda _: rcma(length=None),
+        lambda _: rcma(),
         lambda n: (2, 3, n),
     ),
-    Curve("RCMA", "N", (2, 3, 4, 6, 8, 12), lambda n: rcma(n), lambda n: (2, n, 300)),
+    Curve("default", "N", (2, 3, 4, 6, 8, 12), lambda n: rcma(n), lambda n: (2, n, 300)),
     Curve(
-        "RCMA", "recursions", (1, 2, 4, 8, 16), lambda n: rcma(recursions=n), lambda _: (2, 3, 300)
+        "default",
+        "recursions",
+        (1, 2, 4, 8, 16),
+        lambda n: rcma(recursions=n),
+        lambda _: (2, 3, 300),
     ),
     Curve(
         "checkpoint=True",
@@ -62,7 +65,7 @@ CURVES = (
         lambda n: rcma(recursions=n, checkpoint=True),
         lambda _: (2, 3, 300),
     ),
-    Curve("RCMA", "B", (1, 2, 4, 8, 16, 32), lambda _: rcma(), lambda n: (n, 3, 300)),
+    Curve("default", "B", (1, 2, 4, 8, 16, 32), lambda _: rcma(), lambda n: (n, 3, 300)),
 )
 
 

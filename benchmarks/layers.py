@@ -188,7 +188,7 @@ def _timed(
 ) -> list[Row]:
     rows: list[Row] = []
     for direction in (FORWARD, BOTH) if entries else ():
-        for entry in entries.values():  # the encoder layer of torch is faster in evaluation
+        for entry in entries.values():  # attention of torch has other kernels then
             entry.module.train(direction == BOTH)
         calls = {name: call_of(entry, inputs, direction) for name, entry in entries.items()}
         calls[LIMIT] = multiply(case.products, setting, device)

@@ -41,6 +41,14 @@ def write(folder: Path = RESULTS, device: str = "cpu") -> list[Path]:
         written += [folder / f"growth-{device}.md", folder / f"growth-{device}.svg"]
         written[-2].write_text(growth_table(data))
         _save(draw_growth(data["curves"]), written[-1])
+    sizes = folder / f"sizes-{device}.json"
+    if sizes.exists():
+        written.append(folder / f"sizes-{device}.md")
+        written[-1].write_text(size_table(json.loads(sizes.read_text())["cases"]))
+    memory = folder / "checkpoint_memory.json"
+    if memory.exists():
+        written.append(folder / "checkpoint_memory.md")
+        written[-1].write_text(memory_tables(json.loads(memory.read_text())))
     if tuning.exists():
         written.append(folder / "tuning.md")
         written[-1].write_text(tuning_table(json.loads(tuning.read_text())))
@@ -129,6 +137,47 @@ def growth_table(data: dict[str, Any]) -> str:
         sizes = f"{curve['sizes'][0]} to {curve['sizes'][-1]}"
         time, memory = (f"{size}^{curve[f'{what}_exponent']}" for what in ("time", "memory"))
         lines.append(f"| {curve['name']} | {size} | {sizes} | {time} | {memory} |")
+    return "\n".join(lines) + "\n"
+
+
+def size_table(cases: dict[str, Any]) -> str:
+    """One line per size: time and share of the limit of ours, and how many times as long peers."""
+    peers = list(
+        dict.fromkeys(
+            row["impl"] for case in cases.values() for row in case["rows"] if not row["same"]
+        )
+    )
+    lines = [
+        header_line(next(reversed(cases.values()))["header"]),
+        *_head("B", "L", "features", "RCMA, ms", "share of the limit", *peers, "busy cores"),
+    ]
+    for case in cases.values():
+        rows = {(row["impl"], row["direction"]): row for row in case["rows"]}
+        ours = {way: rows["crossfuse", way] for way in (FORWARD, BOTH)}
+        features = "/".join(map(str, case["dims"]))
+        cells = [str(case["batch"]), str(case["length"]), features]
+        cells.append(" / ".join(f"{1e3 * ours[way]['median_s']:.3g}" for way in ours))
+        cells.append(" / ".join(f"{ours[way]['share_of_limit']:.2f}" for way in ours))
+        for peer in peers:
+            ratios = [rows[peer, way]["median_s"] / ours[way]["median_s"] for way in ours]
+            cells.append(f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)}×")
+        cells.append(f"{case['header']['busy_cores']}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def memory_tables(data: dict[str, Any]) -> str:
+    """The peak of a training step by the recursions; then that of each layer."""
+    lines = _head(
+        "recursions", "peak", "checkpoint=True", "features between recursions", "weight gradients"
+    )
+    keys = ("peak", "peak_with_checkpoint", "features_between", "weight_gradients")
+    for row in data["MiB"]:
+        sizes = (row[key] for key in keys)
+        lines.append(f"| {row['recursions']} | {' | '.join(f'{s:.1f} MiB' for s in sizes)} |")
+    lines += ["", *_head("layer, batch 12", "peak")]
+    for name, size in data["peak_MiB_at_batch_12"].items():
+        lines.append(f"| {name} | {size:.0f} MiB |")
     return "\n".join(lines) + "\n"
 
 

@@ -89,7 +89,7 @@ def interleaved(
 
 def summary(times: list[float]) -> Timing:
     """Median and quartiles."""
-    low, _, high = quantiles(times, n=4) if len(times) > 1 else (times[0],) * 3
+    low, _, high = quantiles(times, n=4, method="inclusive") if len(times) > 1 else (times[0],) * 3
     return Timing(median(times), low, high, len(times))
 
 

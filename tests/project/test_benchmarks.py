@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import cases, gate, layers, mine, peers, report, timing, tuning
+from benchmarks import (
+    cases,
+    checkpoint_memory,
+    gate,
+    layers,
+    mine,
+    peers,
+    report,
+    sizes,
+    timing,
+    tuning,
+)
 from benchmarks.recorded import products_of
 from crossfuse import RecursiveCrossModalAttention
 
@@ -254,3 +265,47 @@ def test_operators_have_readable_names() -> None:
     assert mine.operator("## Call CompiledFxGraph fgadd2 ##") == "compiled code"
     found = mine.operator("aten::_scaled_dot_product_flash_attention_for_cpu")
     assert found == "flash_attention"
+
+
+def test_sizes_are_measured_in_parts_and_kept(tmp_path: Path) -> None:
+    small, large = (
+        replace(CASES["default-small"], name=name, length=length, settings=("float32",))
+        for name, length in (("small", 12), ("large", 15))
+    )
+    sizes.run([large], seconds=0.0, least=2, folder=tmp_path)
+    path = sizes.run([small], seconds=0.0, least=2, folder=tmp_path)
+    found = json.loads(path.read_text())["cases"]
+    assert list(found) == ["small", "large"]  # in the order of their sizes
+    assert all(case["refused"] == [] for case in found.values())
+    assert found["small"]["header"]["busy_cores"] == 1.5
+    (table,) = report.write(tmp_path)
+    *_, last = table.read_text().splitlines()
+    assert last.startswith("| 2 | 15 | 16/8/16 |")
+
+
+def test_the_sizes_are_distinct_cases() -> None:
+    names = [case.name for case in sizes.cases()]
+    assert len({*names}) == len(names) == len(sizes.SIZES)
+    assert "b12-l300-d512-128-512" in names
+    assert "b1-l60-d32" in names
+
+
+def test_checkpointing_adds_only_inputs_and_gradients_of_further_recursions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of the peak is that of one recursion, whatever their number."""
+    monkeypatch.setattr(checkpoint_memory, "RECURSIONS", (1, 2, 4))
+    monkeypatch.setattr(checkpoint_memory, "LENGTH", 100)
+    monkeypatch.setattr(checkpoint_memory, "DIMS", (32, 16, 32))
+    data = json.loads(checkpoint_memory.main(tmp_path).read_text())
+    one, *more = data["MiB"]
+    rest = one["peak_with_checkpoint"] - one["weight_gradients"]
+    for row in more:
+        # and the state of the random generator, 5 KB a recursion
+        held = row["kept_with_checkpoint"] - row["features_between"]
+        assert 0 <= held <= 0.01 * (row["recursions"] + 1)
+        added = row["features_between"] + row["weight_gradients"]
+        assert row["peak_with_checkpoint"] - added <= 1.05 * rest
+        assert row["peak"] - added > 1.5 * rest
+    (table,) = report.write(tmp_path)
+    assert "| RCMA, checkpoint=True |" in table.read_text()
