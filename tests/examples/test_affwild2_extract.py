@@ -19,12 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 from examples.affwild2.commands.data import Extract
-from examples.affwild2.dataset import audio, layout, text, video
+from examples.affwild2.dataset import audio, layout, text, transcript, video
 from examples.affwild2.dataset.extract import Report, extract
 from examples.affwild2.dataset.features import Features, load_features
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.sources import ExtractOptions
-from examples.affwild2.dataset.text import Word
+from examples.affwild2.dataset.transcript import Word
 from tests.support import affwild2
 
 seeds = st.integers(0, 2**32 - 1)
@@ -269,26 +269,6 @@ def test_a_frame_takes_the_first_word_said_at_its_time(said: list[Word]) -> None
         assert got == (fits[0] if fits else -1)
 
 
-@given(said=words)
-def test_a_transcript_is_read_as_written(
-    said: list[Word], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "words.csv"
-    text.write_transcript(path, said)
-    assert text.read_transcript(path) == said
-
-
-@pytest.mark.parametrize("row", ["0;10;word", "a;10;word;1", "0,10,word,1", "", "nan;9;so;1"])
-def test_a_damaged_transcript_is_one_line(tmp_path: Path, row: str) -> None:
-    path = tmp_path / "words.csv"
-    path.write_text(f"0;5;so;1\n{row}\n")
-    with pytest.raises(DamagedFile, match="line 2 must be 'start;end;word;confidence', found"):
-        text.read_transcript(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DamagedFile, match="cannot be read as text"):
-        text.read_transcript(path)
-
-
 @given(said=words, size=st.integers(1, 200))
 def test_sentences_cut_words_without_losing_any(said: list[Word], size: int) -> None:
     said = sorted(said, key=lambda word: word.start)
@@ -401,7 +381,7 @@ def test_windows_of_features_follow_their_frames(trees: dict[str, Path], extract
         assert patches.shape == (30, 96, 64)
         row = min(round(int(trial.index[20]) * 100 / 15), 10**9)
         np.testing.assert_array_equal(patches[0], mel[row : row + 96])
-        said = text.read_transcript(trees["wav"] / "transcripts" / f"{trial.source}.csv")
+        said = transcript.read_transcript(trees["wav"] / "transcripts" / f"{trial.source}.csv")
         for i, frame in enumerate(trial.index[20:50]):
             t = frame / 15 * 1000
             fits = [word for word in said if word.start < t <= word.end]
@@ -507,7 +487,7 @@ def test_word_vectors_follow_the_frames(one_trial: Path, tmp_path: Path) -> None
     options = ExtractOptions(bert=affwild2.bert(), decibel=True)
     extract(one_trial, tmp_path / "out", options)
     (trial,) = load_features(tmp_path / "out")
-    said = text.read_transcript(one_trial / "transcripts/video2.csv")
+    said = transcript.read_transcript(one_trial / "transcripts/video2.csv")
     vectors = text.BertWords(affwild2.bert()).embed(said)
     got = trial.text(0, len(trial))
     assert got.shape == (len(trial), 384)
@@ -605,9 +585,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
         {"words"},
     ),
     "cut transcript": (
-        _truncate("transcripts/video2.csv", 0.5),
-        "must be 'start;end;word;confidence', found",
-        {"words"},
+        _replace("transcripts/video2.csv", b"0;2000;so;1\n2000;2500;the"),
+        "1 of 2 lines are not 'start;end;word;confidence' with times (the first is line 2: "
+        "'2000;2500;the'); those words are left out",
+        set(),
     ),
     "no transcript": (
         _replace("transcripts/video2.csv", None),

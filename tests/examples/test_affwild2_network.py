@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.network import backbones
 from examples.affwild2.network.backbones import IR50, DemoFaces, DemoVoice, DemoWords, VGGish
 

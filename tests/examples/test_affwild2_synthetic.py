@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.affwild2.__main__ import main
-from examples.affwild2.dataset import challenge, layout
+from examples.affwild2.dataset import challenge, files, layout
 from examples.affwild2.dataset.audio import log_mel, patch_rows, read_audio
-from examples.affwild2.dataset.text import read_transcript
+from examples.affwild2.dataset.transcript import read_transcript
 from examples.affwild2.dataset.video import read_faces
 from examples.affwild2.synthetic import ceilings, faces, latents, lexicon, speech, voice
 from examples.affwild2.synthetic.generate import make_data
@@ -470,14 +470,14 @@ def test_no_trials_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> 
 def test_a_damaged_annotation_is_one_line(tmp_path: Path, text: bytes, message: str) -> None:
     path = tmp_path / "trial.txt"
     path.write_bytes(text)
-    with pytest.raises(layout.DamagedFile, match=message) as caught:
+    with pytest.raises(files.DamagedFile, match=message) as caught:
         layout.read_annotation(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_annotation_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(layout.DamagedFile, match="cannot be read"):
+    with pytest.raises(files.DamagedFile, match="cannot be read"):
         layout.read_annotation(tmp_path / "none.txt")
 
 
@@ -495,7 +495,7 @@ def test_rows_outside_the_range_or_without_numbers_are_invalid(tmp_path: Path) -
 def test_a_damaged_sample_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "sample.txt"
     path.write_text("video1/00001.jpg,0,0\n")
-    with pytest.raises(layout.DamagedFile, match="line 1 must be 'image_location,valence,arousal'"):
+    with pytest.raises(files.DamagedFile, match="line 1 must be 'image_location,valence,arousal'"):
         challenge.read_sample_lengths(path)
 
 

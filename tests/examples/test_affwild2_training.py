@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from crossfuse import ConcordanceLoss
 from examples.affwild2.dataset.challenge import read_sample_lengths, write_challenge_file
+from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.folds import Window, list_windows, make_fold
-from examples.affwild2.dataset.layout import DamagedFile
 from examples.affwild2.network.backbones import Vectors
 from examples.affwild2.network.batch_norm import MaskedBatchNorm
 from examples.affwild2.training.assemble import make_backbones, make_trials

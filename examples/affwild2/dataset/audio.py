@@ -18,7 +18,7 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile
 
 Samples = NDArray[np.int16]
 Floats = NDArray[np.float32]

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from examples.affwild2.dataset.layout import HEADER, DamagedFile, read_lines
+from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.layout import HEADER
 
 
 class SampleRow(NamedTuple):

@@ -18,15 +18,8 @@ from numpy.typing import NDArray
 from examples.affwild2.dataset.audio import patch_rows
 from examples.affwild2.dataset.challenge import read_sample_lengths
 from examples.affwild2.dataset.features import TRIALS
-from examples.affwild2.dataset.files import whole
-from examples.affwild2.dataset.layout import (
-    TEST_SAMPLE,
-    DamagedFile,
-    Layout,
-    Trial,
-    read_annotation,
-    resolve,
-)
+from examples.affwild2.dataset.files import DamagedFile, whole
+from examples.affwild2.dataset.layout import TEST_SAMPLE, Layout, Trial, read_annotation, resolve
 from examples.affwild2.dataset.progress import follow
 from examples.affwild2.dataset.sources import SHORT, ExtractOptions, Source, read_source
 from examples.affwild2.dataset.text import BertWords, align
@@ -108,7 +101,7 @@ def _sample_lengths(layout: Layout, problems: list[str]) -> dict[str, int]:
     if not any(trial.partition == "test" for trial in layout.trials):
         return {}
     try:
-        return read_sample_lengths(layout.root / TEST_SAMPLE)
+        return read_sample_lengths(layout.sample or layout.root / TEST_SAMPLE)
     except DamagedFile as error:
         problems.append(f"{error}; test trials have as many frames as their videos")
         return {}

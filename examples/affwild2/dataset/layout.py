@@ -1,17 +1,19 @@
-"""Finds the trials of Aff-Wild2 on disk and reads their labels, in the official layout.
+"""Finds the trials of Aff-Wild2 on disk and reads their labels, in any edition's layout.
 
-A trial is one person in one video. Expected below the root (both spellings of the annotations)::
+A trial is one person in one video. Files are found by what they are, anywhere below the root::
 
-    6th ABAW Annotations/VA_Estimation_Challenge/{Train_Set,Validation_Set}/<trial>.txt
-    6th_ABAW_Annotations/VA/{train,validate}/<trial>.txt
-    cropped_aligned/<trial>/00001.jpg ...
-    <any folder>/<video>.mp4 | <video>.avi | <video>.wav
-    <any folder>/<video>.csv                   words: start;end;word;confidence in ms
-    frame_rates.csv                            video,fps,frames: only where there is no video file
-    names_of_videos_in_each_test_set/Valence_Arousal_Estimation_Challenge_test_set_release.txt
-    CVPR_6th_ABAW_VA_test_set_sample.txt       image_location,valence,arousal
+    <any folders>/{Train_Set,Validation_Set}/<trial>.txt    header valence,arousal; or train, val
+    <any folders>/<trial>/00001.jpg ...                     crops: any picture with a number
+    <any folders>/<video>.mp4, .avi, .mkv, .mov, .wav, ...
+    <any folders>/<video>.csv, .tsv or .json                words with times, see transcript.py
+    <any folders>/*Valence_Arousal*test_set*.txt            names of the test trials, one per line
+    <any folders>/*.txt                                     header image_location,valence,arousal
+    frame_rates.csv                                         video,fps,frames: where no video is
+
+``ANNOTATIONS``, ``FACES``, ``TEST_NAMES`` and ``TEST_SAMPLE`` are where ``make-data`` puts them.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.scan import Scan, scan
+from examples.affwild2.dataset.transcript import is_transcript
 
 Number = TypeVar("Number", bound=np.generic)
 Partition = Literal["train", "validation", "test"]
@@ -41,14 +47,13 @@ ANNOTATIONS: dict[Partition, tuple[str, ...]] = {
         "6th_ABAW_Annotations/VA/validate",
     ),
 }
-VIDEO, SOUND, WORDS = (".mp4", ".avi"), (".wav", ".flac"), (".csv",)
-
-
-class DamagedFile(ValueError):
-    """A file of the data set that cannot be used; the message is one line, its path first."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"{path}: {what}")
+SETS: dict[Partition, re.Pattern[str]] = {
+    "train": re.compile(r"train(ing)?([ _-]?set)?", re.IGNORECASE),
+    "validation": re.compile(r"val(id|idate|idation)?([ _-]?set)?", re.IGNORECASE),
+}
+VIDEO = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+SOUND = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus")
+WORDS = (".csv", ".tsv", ".json")
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,14 @@ class Layout:
         root: The folder.
         trials: All trials, train first.
         rates: Frames per second and number of frames of the videos listed in ``frame_rates.csv``.
+        sample: The challenge's sample of a prediction file, if there is one.
         problems: One line per thing missing from the tree itself.
     """
 
     root: Path
     trials: tuple[Trial, ...]
     rates: dict[str, tuple[float, int]]
+    sample: Path | None
     problems: tuple[str, ...]
 
 
@@ -116,24 +123,30 @@ def resolve(root: Path) -> Layout:
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give the folder that holds {FACES}/")
-    media = _index_media(root)
-    sources = {path.stem for suffix in (*VIDEO, *SOUND) for path in media.get(suffix, {}).values()}
-    problems: list[str] = []
+    found = scan(root)
+    problems = list(found.problems)
+    media = _index_media(found, problems)
     rates = _read_rates(root / FRAME_RATES, problems)
-    sources |= set(rates)
+    sources = {name for suffix in (*VIDEO, *SOUND) for name in media.get(suffix, {})} | set(rates)
+    sample = _find_sample(root, found, problems)
     trials: dict[str, Trial] = {}
-    for partition in PARTITIONS:
-        for name, labels in _names(root, partition, problems):
-            if name in trials:
-                kept = trials[name].partition
-                problems.append(f"{labels or root / TEST_NAMES}: {name} is in {kept} already")
-            else:
-                trials[name] = _trial(root, name, partition, labels, sources, media)
+    for partition, name, labels in _names(root, found, sample, problems):
+        if name in trials:
+            kept = trials[name].partition
+            problems.append(f"{labels or root / TEST_NAMES}: {name} is in {kept} already")
+        else:
+            source = source_of(name, sources)
+            faces = found.crops.get(name, [root / FACES / name])[0]
+            trials[name] = Trial(
+                name, partition, source, faces, labels, *_media_of(media, source, problems)
+            )
     if not trials:
         raise ValueError(
-            f"{root}: found no trials; expected {ANNOTATIONS['train'][0]}/*.txt or {TEST_NAMES}"
+            f"{root}: found no trials; expected {ANNOTATIONS['train'][0]}/*.txt or {TEST_NAMES}, "
+            "below any folder of any edition"
         )
-    return Layout(root, tuple(trials.values()), rates, tuple(problems))
+    problems += _other_crops(root, found, set(trials))
+    return Layout(root, tuple(trials.values()), rates, sample, tuple(dict.fromkeys(problems)))
 
 
 def source_of(trial: str, sources: set[str]) -> str:
@@ -175,79 +188,171 @@ def fit_length(rows: NDArray[Number], length: int) -> NDArray[Number]:
     return rows[np.minimum(np.arange(length), len(rows) - 1)]
 
 
-def read_lines(path: Path) -> list[str]:
-    """Reads a text file without the empty lines at its end.
-
-    Raises:
-        DamagedFile: It is missing, empty or no text.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFile(path, "is not a text file") from error
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
-        raise DamagedFile(path, "is empty")
-    return lines
-
-
 def _names(
-    root: Path, partition: Partition, problems: list[str]
-) -> Iterator[tuple[str, Path | None]]:
-    if partition == "test":
-        yield from ((name, None) for name in _test_names(root, problems))
-        return
-    for folder in ANNOTATIONS[partition]:
-        if (root / folder).is_dir():
-            paths = sorted((root / folder).glob("[!.]*.txt"))  # no ._name.txt, which some zips hold
-            yield from ((path.stem, path) for path in paths)
-            return
-    problems.append(f"{root / ANNOTATIONS[partition][0]}: no such folder; no {partition} trials")
+    root: Path, found: Scan, sample: Path | None, problems: list[str]
+) -> Iterator[tuple[Partition, str, Path | None]]:
+    """Lists partition, name and labels of every trial, by name in each partition."""
+    sets = _annotation_sets(found, problems)
+    for partition in PARTITIONS[:2]:
+        if partition not in sets:
+            place = root / ANNOTATIONS[partition][0]
+            problems.append(f"{place}: no such folder; no {partition} trials")
+        for path in sets.get(partition, []):
+            yield partition, path.stem, path
+    for name in _test_names(root, found, sample, problems):
+        yield "test", name, None
 
 
-def _test_names(root: Path, problems: list[str]) -> list[str]:
+def _annotation_sets(found: Scan, problems: list[str]) -> dict[Partition, list[Path]]:
+    """Finds the two folders of valence and arousal, those of one edition."""
+    folders: dict[Path, list[Path]] = {}
+    for path in found.files:
+        if path.suffix.lower() == ".txt":
+            folders.setdefault(path.parent, []).append(path)
+    editions: dict[Path, dict[Partition, list[Path]]] = {}
+    for folder, paths in folders.items():
+        for partition, spelling in SETS.items():
+            if spelling.fullmatch(folder.name) and any(map(_is_annotation, paths)):
+                editions.setdefault(folder.parent, {})[partition] = paths
+    if not editions:
+        return {}
+    ordered = sorted(editions, key=lambda folder: (len(editions[folder]), _natural(folder)))
+    *others, chosen = ordered
+    if others:
+        problems.append(
+            f"{chosen}: its annotations are used; there are others in "
+            f"{', '.join(map(str, others))}: move those of the other editions away"
+        )
+    return editions[chosen]
+
+
+def _is_annotation(path: Path) -> bool:
+    return _first_line(path).replace(" ", "").lower() == HEADER
+
+
+def _find_sample(root: Path, found: Scan, problems: list[str]) -> Path | None:
+    """Finds the sample of a prediction file by its header; predictions have the same one."""
+    samples = [
+        path
+        for path in found.files
+        if path.suffix.lower() in {".txt", ".csv"} and _is_sample(_first_line(path))
+    ]
+    named = [p for p in samples if re.search("sample|example", str(p.relative_to(root)).lower())]
+    ordered = sorted(named or samples, key=_natural)
+    if len(ordered) > 1:
+        problems.append(
+            f"{ordered[-1]}: gives the lengths of the test trials; there are other sample files: "
+            f"{', '.join(map(str, ordered[:-1]))}"
+        )
+    return ordered[-1] if ordered else None
+
+
+def _is_sample(header: str) -> bool:
+    words = re.sub(r"[\s\"']", "", header).lower()
+    return re.fullmatch(r"image_location[,;]valence[,;]arousal", words) is not None
+
+
+def _test_names(root: Path, found: Scan, sample: Path | None, problems: list[str]) -> list[str]:
+    """Reads the list of test trials, or takes the trials of the sample file."""
+    lists = [
+        path
+        for path in found.files
+        if path.suffix.lower() == ".txt"
+        and re.search(r"valence[ _-]?arousal.*test[ _-]?set|va[ _-]test[ _-]set", path.name.lower())
+        and not _first_line(path).lower().startswith("image_location")
+    ]
+    if not lists and sample is not None:
+        rows = [line.rpartition("/")[0] for line in read_lines(sample)[1:]]
+        return [name for name in sorted(set(rows)) if is_name(name)]
+    path = max(lists, key=_natural, default=root / TEST_NAMES)
     try:
-        return sorted({line.strip() for line in read_lines(root / TEST_NAMES)} - {""})
+        names = {line.strip(): number for number, line in enumerate(read_lines(path), start=1)}
     except DamagedFile as error:
         problems.append(f"{error}; no test trials")
         return []
+    problems += [
+        f"{path}: line {names[name]}, {name[:60]!r}, is a path or hidden, no name; it is left out"
+        for name in sorted(set(names) - {""})
+        if not is_name(name)
+    ]
+    return [name for name in sorted(names) if is_name(name)]
 
 
-def _trial(
-    root: Path,
-    name: str,
-    partition: Partition,
-    labels: Path | None,
-    sources: set[str],
-    media: dict[str, dict[str, Path]],
-) -> Trial:
-    source = source_of(name, sources)
+def is_name(name: str) -> bool:
+    """Whether this can be the name of a trial: of one folder, not hidden, in one line."""
+    return bool(name) and not name.startswith(".") and name.isprintable() and not {*name} & {*"/\\"}
 
-    def find(suffixes: tuple[str, ...]) -> Path | None:
-        return next((media[s][source] for s in suffixes if source in media.get(s, {})), None)
 
-    return Trial(
-        name, partition, source, root / FACES / name, labels, find(VIDEO), find(SOUND), find(WORDS)
+Media = dict[str, dict[str, list[Path]]]
+
+
+def _index_media(found: Scan, problems: list[str]) -> Media:
+    """Lists media by suffix and by the name of the video."""
+    media: Media = {}
+    for path in found.files:
+        suffix, name = path.suffix.lower(), path.stem
+        if suffix in {*VIDEO, *SOUND, *WORDS}:
+            if suffix in WORDS and Path(name).suffix.lower() in {*VIDEO, *SOUND}:
+                name = Path(name).stem  # some tools write video.mp4.json
+            media.setdefault(suffix, {}).setdefault(name, []).append(path)
+    problems += [
+        f"{same[0]}: is used; another file has its name: {same[1]}"
+        for suffix in VIDEO
+        for same in media.get(suffix, {}).values()
+        if len({path.stat().st_size for path in same if path.exists()}) > 1
+    ]
+    return media
+
+
+def _media_of(
+    media: Media, source: str, problems: list[str]
+) -> tuple[Path | None, Path | None, Path | None]:
+    """Finds the video, the sound and the transcript of a source, the latter by its content."""
+    video, sound, words = (
+        [path for suffix in suffixes for path in media.get(suffix, {}).get(source, [])]
+        for suffixes in (VIDEO, SOUND, WORDS)
+    )
+    good = words if len(words) < 2 else [path for path in words if is_transcript(path)]
+    if len(good) > 1:
+        problems.append(f"{good[0]}: is used; {good[1]} is another transcript of this video")
+    return (
+        next(iter(video), None),
+        next(iter(sound), None),
+        next(iter(good or words), None),
     )
 
 
-def _index_media(root: Path) -> dict[str, dict[str, Path]]:
-    """Lists media by suffix and name, without walking through millions of face crops."""
-    skipped = {
-        FACES,
-        "truth",
-        *(path.split("/")[0] for group in ANNOTATIONS.values() for path in group),
-    }
-    found: dict[str, dict[str, Path]] = {}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and folder.name not in skipped:
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in {*VIDEO, *SOUND, *WORDS}:
-                    found.setdefault(path.suffix.lower(), {}).setdefault(path.stem, path)
-    return found
+def _other_crops(root: Path, found: Scan, trials: set[str]) -> list[str]:
+    """One line per pair of folders that hold crops of the same trials."""
+    shared: dict[tuple[Path, Path], int] = {}
+    for name in trials & found.crops.keys():
+        first, *others = found.crops[name]
+        for other in others:
+            pair = (first.parent, other.parent)
+            shared[pair] = shared.get(pair, 0) + 1
+    return [
+        f"{used}: its crops are used; {other.relative_to(root)} holds {count} of the same trials"
+        for (used, other), count in sorted(shared.items())
+    ]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 10th after 9th."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in _DIGITS.split(str(path))
+    ]
+
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a text file, nothing where there is none."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return file.readline(400).strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]:

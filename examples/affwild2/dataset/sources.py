@@ -1,6 +1,7 @@
 """Extracts what the trials of a video share: its frame rate, sound and words."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,16 +10,10 @@ import numpy as np
 
 from examples.affwild2.dataset.audio import RATE, decibel_patches, log_mel, read_audio
 from examples.affwild2.dataset.features import SOURCES
-from examples.affwild2.dataset.files import whole
-from examples.affwild2.dataset.layout import FRAME_RATES, DamagedFile, Layout, Trial
-from examples.affwild2.dataset.text import (
-    BertWords,
-    Word,
-    hash_words,
-    read_transcript,
-    recognise,
-    write_transcript,
-)
+from examples.affwild2.dataset.files import DamagedFile, whole
+from examples.affwild2.dataset.layout import FRAME_RATES, Layout, Trial
+from examples.affwild2.dataset.text import BertWords, hash_words, recognise
+from examples.affwild2.dataset.transcript import Word, read_transcript, write_transcript
 from examples.affwild2.dataset.video import probe
 
 SHORT = 1.0  # seconds that sound, labels and video may differ before it is reported
@@ -81,7 +76,8 @@ def _write_source(
         problems.append(f"{trial.source}: has no sound file and no video; the voice is absent")
     elif fps is not None:
         mel_length = _write_sound(folder, sound, fps, frames, options, problems)
-    words = _words(trial, sound if options.asr and mel_length else None, problems)
+    length = 1000 * frames / fps if fps else math.inf
+    words = _words(trial, length, sound if options.asr and mel_length else None, problems)
     if words is not None:
         write_transcript(folder / "words.csv", words)
         arrays: dict[str, Any] = {"ids": hash_words(words)}
@@ -132,11 +128,13 @@ def _write_sound(
     return len(mel)
 
 
-def _words(trial: Trial, sound: Path | None, problems: list[str]) -> list[Word] | None:
+def _words(
+    trial: Trial, length: float, sound: Path | None, problems: list[str]
+) -> list[Word] | None:
     """Reads the transcript, or recognises ``sound`` where there is none."""
     if trial.transcript is not None:
         try:
-            return read_transcript(trial.transcript)
+            return read_transcript(trial.transcript, length, problems)
         except DamagedFile as error:
             problems.append(f"{error}; the words are absent")
             return None

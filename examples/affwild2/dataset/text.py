@@ -1,74 +1,26 @@
 """Turns words with times into one vector, or one number, per video frame.
 
-A transcript is ``start;end;word;confidence`` with times in ms. The frame at time t takes the word
-with ``start < t <= end`` (the first if several), else nothing: index -1. Word vectors are kept once
-per word and gathered per frame.
+Times are in ms. The frame at time t takes the word with ``start < t <= end`` (the first if
+several), else nothing: index -1. Word vectors are kept once per word and gathered per frame.
 """
 
 import importlib
-import math
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.transcript import Word
 
 Floats = NDArray[np.float32]
 BUCKETS = 1024
 MAX_PIECES = 254  # 256 tokens less [CLS] and [SEP]
 PAUSE = 700.0  # ms of silence that end a sentence where nobody wrote a full stop
 PUNCTUATION = re.compile(r"[.!?]+$")
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word and when it was said, in ms."""
-
-    start: float
-    end: float
-    text: str
-    confidence: float = 1.0
-
-
-def read_transcript(path: Path) -> list[Word]:
-    """Reads a transcript; a header line is allowed.
-
-    Raises:
-        DamagedFile: The file cannot be read, or a line is not ``start;end;word;confidence``.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedFile(path, f"cannot be read as text ({type(error).__name__})") from error
-    if not lines:
-        raise DamagedFile(path, "is empty")
-    body = lines[1:] if lines and lines[0].startswith("start;") else lines
-    words: list[Word] = []
-    for number, line in enumerate(body, start=1 + len(lines) - len(body)):
-        fields = line.split(";")
-        try:
-            start, end, confidence = float(fields[0]), float(fields[1]), float(fields[3])
-            if not math.isfinite(start + end):
-                raise ValueError("a time must be a number")
-            words.append(Word(start, end, fields[2].strip(), confidence))
-        except (ValueError, IndexError) as error:
-            raise DamagedFile(
-                path, f"line {number} must be 'start;end;word;confidence', found {line[:40]!r}"
-            ) from error
-    return words
-
-
-def write_transcript(path: Path, words: Sequence[Word]) -> None:
-    """Writes a transcript in the same form."""
-    rows = [f"{w.start:.0f};{w.end:.0f};{w.text};{w.confidence:.3f}" for w in words]
-    path.write_text("\n".join(["start;end;word;confidence", *rows]) + "\n")
 
 
 def align(words: Sequence[Word], times: NDArray[np.float64]) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile
 
 SIZE, CROP = 48, 40
 

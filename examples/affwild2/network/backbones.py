@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.affwild2.dataset.layout import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile
 
 Loaded = TypeVar("Loaded", bound=nn.Module)
 Groups = list[list[nn.Parameter]]

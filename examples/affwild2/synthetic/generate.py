@@ -30,7 +30,7 @@ from examples.affwild2.dataset.layout import (
     Partition,
 )
 from examples.affwild2.dataset.progress import follow
-from examples.affwild2.dataset.text import write_transcript
+from examples.affwild2.dataset.transcript import write_transcript
 from examples.affwild2.synthetic import latents
 from examples.affwild2.synthetic.faces import SIZE, draw_faces
 from examples.affwild2.synthetic.latents import FPS, Bools, Latents, Switches

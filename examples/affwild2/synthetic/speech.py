@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from examples.affwild2.dataset.text import Word
+from examples.affwild2.dataset.transcript import Word
 from examples.affwild2.synthetic.latents import FPS, WORD_FRAMES, Latents
 from examples.affwild2.synthetic.lexicon import FUNCTION_WORDS, Vocabulary, draw
 

@@ -1,0 +1,258 @@
+"""Reads words with their times from what speech tools write, and writes our own form.
+
+- ``start;end;word;confidence`` in ms, with or without a header: ours and the authors'.
+- Any table (comma, semicolon, tab) whose header names a word, a start and an end or a duration, in
+  any order. A unit in the header counts (``start_ms``); else it is seconds, for ``offset`` and
+  ``duration`` ticks of 100 ns.
+- The JSON of Whisper, WhisperX and Vosk, in seconds.
+
+A unit that cannot be, judged by the length of the video, is replaced by the one that can.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from examples.affwild2.dataset.files import DamagedFile, read_lines
+
+FORM = "start;end;word;confidence"
+UNITS = {"ms": 1.0, "s": 1000.0, "ticks of 100 ns": 1e-4, "µs": 1e-3, "ns": 1e-6}  # in ms
+SHORTEST, LONGEST = 15.0, 5000.0  # ms of the median word
+SPARE = 2000.0  # ms that the last word may end after the video
+COLUMNS = {
+    "word": {"word", "text", "token", "display", "lexical", "punctuatedword"},
+    "start": {"start", "begin", "onset", "starttime", "begintime", "from", "startoffset", "offset"},
+    "end": {"end", "stop", "endtime", "stoptime", "to", "endoffset", "finish"},
+    "duration": {"duration", "dur", "length"},
+    "confidence": {"confidence", "conf", "score", "probability", "prob", "p"},
+}
+SUFFIXES = {
+    "ms": "ms",
+    "millis": "ms",
+    "msec": "ms",
+    "milliseconds": "ms",
+    "s": "s",
+    "sec": "s",
+    "secs": "s",
+    "seconds": "s",
+    "ticks": "ticks of 100 ns",
+    "100ns": "ticks of 100 ns",
+    "us": "µs",
+    "ns": "ns",
+}
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word and when it was said, in ms."""
+
+    start: float
+    end: float
+    text: str
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Table:
+    """How the rows of a table are read: where each column is, and the unit of its times."""
+
+    delimiter: str
+    columns: dict[str, int]
+    unit: str
+    header: bool
+
+
+_OURS = _Table(";", {"start": 0, "end": 1, "word": 2, "confidence": 3}, "ms", header=False)
+
+
+def read_transcript(
+    path: Path, length: float = math.inf, problems: list[str] | None = None
+) -> list[Word]:
+    """Reads the words of a transcript in one of the forms above.
+
+    Args:
+        path: A .csv, .tsv or .json file.
+        length: Of the video, in ms; the unit of the times is checked against it.
+        problems: Receives one line about rows or words that are left out, one about the times.
+
+    Raises:
+        DamagedFile: The file cannot be read, or nothing in it is a word with times.
+    """
+    found: list[str] = [] if problems is None else problems
+    if path.suffix.lower() == ".json":
+        words, unit = _read_json(path, found), "s"
+    else:
+        words, unit = _read_table(path, found)
+    return _in_ms(path, words, unit, length, found)
+
+
+def is_transcript(path: Path) -> bool:
+    """Whether the header of a table, or the content of a JSON, is that of a transcript."""
+    try:
+        if path.suffix.lower() == ".json":
+            return bool(_read_json(path, []))
+        line = read_lines(path)[0]
+    except DamagedFile:
+        return False
+    return _header(line) is not None or _row(_OURS, line) is not None
+
+
+def write_transcript(path: Path, words: Sequence[Word]) -> None:
+    """Writes ``start;end;word;confidence`` in ms."""
+    rows = io.StringIO()
+    writer = csv.writer(rows, delimiter=";", lineterminator="\n")
+    writer.writerow(FORM.split(";"))
+    for w in words:
+        writer.writerow([f"{w.start:.10g}", f"{w.end:.10g}", w.text, f"{w.confidence:.3f}"])
+    path.write_text(rows.getvalue(), encoding="utf-8")
+
+
+def _read_table(path: Path, problems: list[str]) -> tuple[list[Word], str]:
+    lines = read_lines(path)
+    table = _header(lines[0]) or _OURS
+    body = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+    rows = [(i, line, _row(table, line)) for i, line in body[int(table.header) :]]
+    words = [word for *_, word in rows if word is not None]
+    bad = [(i, line) for i, line, word in rows if word is None]
+    form = table.delimiter.join(sorted(table.columns, key=table.columns.__getitem__))
+    if bad and not words:
+        raise DamagedFile(path, f"line {bad[0][0]} must be {form!r}, found {bad[0][1][:40]!r}")
+    if bad:
+        problems.append(
+            f"{path}: {len(bad)} of {len(rows)} lines are not {form!r} with times (the first is "
+            f"line {bad[0][0]}: {bad[0][1][:40]!r}); those words are left out"
+        )
+    return words, table.unit
+
+
+def _header(line: str) -> _Table | None:
+    """Recognises a header by the names of its columns."""
+    for delimiter in (";", ",", "\t", "|"):
+        columns: dict[str, int] = {}
+        units: list[str] = []
+        for i, cell in enumerate(next(csv.reader([line], delimiter=delimiter), [])):
+            name, unit = _column(cell)
+            for column, names in COLUMNS.items():
+                if name in names and column not in columns:
+                    columns[column] = i
+                    units += [unit] if unit else []
+                    if name == "offset":
+                        units.append("ticks of 100 ns")
+        if columns.keys() >= {"word", "start"} and columns.keys() & {"end", "duration"}:
+            ours = "ms" if line.replace(" ", "").startswith("start;end;word") else "s"
+            return _Table(delimiter, columns, units[0] if units else ours, header=True)
+    return None
+
+
+def _column(cell: str) -> tuple[str, str | None]:
+    """Splits ``Start (ms)``, ``start_ms`` or ``startMs`` into the name and the unit."""
+    snake = re.sub(r"([a-z])([A-Z])", r"\1 \2", cell.strip())
+    *rest, last = re.split(r"[\W_]+", snake.lower().strip(" _)]")) or [""]
+    if rest and last in SUFFIXES:
+        return "".join(rest), SUFFIXES[last]
+    return "".join([*rest, last]), None
+
+
+def _row(table: _Table, line: str) -> Word | None:
+    """Reads one row, ``None`` where it has no word or no times."""
+    cells = next(csv.reader([line], delimiter=table.delimiter), [])
+    try:
+        return _word({name: cells[i].strip() for name, i in table.columns.items()})
+    except IndexError:
+        return None
+
+
+def _word(fields: dict[str, Any]) -> Word | None:
+    try:
+        start = _number(fields["start"])
+        end = _number(fields["end"]) if "end" in fields else start + _number(fields["duration"])
+        confidence = _number(fields.get("confidence", 1.0) or 1.0)
+    except (KeyError, TypeError, ValueError):
+        return None
+    text = str(fields.get("word", "")).strip()
+    if not text or not math.isfinite(start + end):
+        return None
+    return Word(start, end, text, confidence)
+
+
+def _number(value: str | float) -> float:
+    return float(value.replace(",", ".") if isinstance(value, str) else value)
+
+
+def _read_json(path: Path, problems: list[str]) -> list[Word]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(path, f"is no whole JSON ({type(error).__name__})") from error
+    found = [_word(_renamed(entry)) for entry in _entries(content)]
+    words = [word for word in found if word is not None]
+    if not words:
+        raise DamagedFile(path, "holds no words with times; write it with times of words")
+    if len(words) < len(found):
+        problems.append(
+            f"{path}: {len(found) - len(words)} of {len(found)} words have no times; they are left "
+            "out"
+        )
+    return words
+
+
+def _entries(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  # what JSON holds
+    """Finds the words: in segments (Whisper, WhisperX), a result (Vosk), or a list."""
+    if isinstance(content, list):
+        for part in content:
+            yield from _entries(part)
+    elif isinstance(content, dict):
+        if isinstance(content.get("word"), str):
+            yield content
+            return
+        for key in ("segments", "words", "word_segments", "result", "chunks"):
+            if isinstance(content.get(key), list):
+                yield from _entries(content[key])
+                return
+
+
+def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        column: value
+        for name, value in entry.items()
+        for column, names in COLUMNS.items()
+        if _column(name)[0] in names
+    }
+
+
+def _in_ms(
+    path: Path, words: list[Word], unit: str, length: float, problems: list[str]
+) -> list[Word]:
+    """Converts the times, in the unit of the format if the video's length allows it."""
+    if words and math.isfinite(length) and not _fits(words, UNITS[unit], length):
+        others = [name for name, scale in UNITS.items() if _fits(words, scale, length)]
+        last = max(word.end for word in words) * UNITS[unit] / 1000
+        if others:
+            problems.append(
+                f"{path}: its times would be {last:.6g} s in {unit}, of a video of "
+                f"{length / 1000:.1f} s; they are read as {others[0]}"
+            )
+            unit = others[0]
+        elif last > (length + SPARE) / 1000:
+            problems.append(
+                f"{path}: its last word ends at {last:.1f} s, the video at {length / 1000:.1f} s; "
+                "is it another video's?"
+            )
+    scale = UNITS[unit]
+    return [Word(w.start * scale, w.end * scale, w.text, w.confidence) for w in words]
+
+
+def _fits(words: list[Word], scale: float, length: float) -> bool:
+    """Whether words last as long as words do, and end with the video."""
+    middle = median(word.end - word.start for word in words) * scale
+    last = max(word.end for word in words) * scale
+    return SHORTEST <= middle <= LONGEST and last <= length + SPARE
