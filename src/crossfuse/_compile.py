@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from functools import wraps
 from importlib.util import find_spec
+from inspect import signature
 from itertools import chain
 from typing import Any, TypeVar, cast
 
@@ -17,6 +19,14 @@ _log = logging.getLogger(__name__)
 # reuses the strides of the first length for every length.
 _OPTIONS: dict[str, Any] = {"force_pointwise_cat": True}
 
+# One graph more for each set of missing modalities, for training, for masks and, for convolutions,
+# for each length: torch's own limit, 8 for all modules of a class, is soon reached.
+_LIMITS: dict[str, Any] = {
+    name: value
+    for name, value in {"recompile_limit": 256, "isolate_recompiles": True}.items()
+    if name in signature(torch.compile).parameters  # which older versions lack
+}
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -24,13 +34,16 @@ def compile(module: F) -> F:
     """Compiles a module into one graph in which batch and length may vary.
 
     That is ``torch.compile(module, fullgraph=True, dynamic=True)``, with an option of inductor
-    without which it fails to train at a second length: it never falls back to Python, and another
-    batch size or length does not compile it again. These do trigger recompilation, once each: a
-    size-1 dimension, adding a mask, another set of missing modalities, training after evaluation,
-    and a
-    first call in which a length happens to equal another size; each costs one more graph, once.
-    Only the gradients of convolutions are compiled for each length: train a compiled
-    :class:`TemporalConvNet` on windows of one length.
+    without which it fails to train at a second length: another batch size or length does not
+    compile it again. These do trigger recompilation, once each: a size-1 dimension, adding a mask,
+    another set of missing modalities, training after evaluation, and a first call in which a length
+    happens to equal another size. Only the gradients of convolutions are compiled for each length:
+    train a compiled :class:`TemporalConvNet` on windows of few lengths.
+
+    Each compiled module may have 256 graphs, if :func:`torch.compile` has the argument
+    ``recompile_limit``; older versions have one limit, 8, for all modules of a class. A call beyond
+    the limit runs without compilation, and the first one is logged to ``crossfuse._compile`` at
+    level WARNING.
 
     On CUDA without Triton the backend is ``"cudagraphs"``, which does not need it, in the place of
     ``"inductor"``. What was chosen is logged to ``crossfuse._compile`` at level INFO.
@@ -64,8 +77,47 @@ def compile(module: F) -> F:
     _log.info("compiling %s with the backend %r", type(owner).__name__, backend)
     chosen = _recomputing if backend == "inductor" and not _on_cuda(owner) else backend
     options = _OPTIONS if chosen == "inductor" else None
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=chosen, options=options)
-    return cast(F, compiled)
+    arguments: dict[str, Any] = {"backend": chosen, "options": options, **_LIMITS}
+    compiled: Any = torch.compile(module, fullgraph=True, dynamic=True, **arguments)
+    if compiled is module:
+        return module  # compilation is switched off
+    if isinstance(module, nn.Module):
+        # Where torch's compiled module takes it from, in copies and unpickled ones too.
+        compiled.dynamo_ctx = _UpToTheLimit(compiled.dynamo_ctx)
+        compiled._initialize()
+        return cast(F, compiled)
+    return cast(F, _or_eager(compiled, module))
+
+
+class _UpToTheLimit:
+    """What compiles a function for torch's compiled module; beyond the limit it runs as it is."""
+
+    def __init__(self, context: Callable[[Any], Any]) -> None:
+        self.context: Callable[[Any], Any] = context
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return _or_eager(self.context(function), function)
+
+
+def _or_eager(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls a compiled function; beyond torch's limit of recompilations, the function itself."""
+    warned = False
+
+    @wraps(compiled)
+    def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - those of the module
+        nonlocal warned
+        try:
+            return compiled(*args, **options)
+        except Exception as reason:
+            # By name: to import it takes as long as to import all of torch.
+            if type(reason).__name__ != "FailOnRecompileLimitHit":
+                raise
+        if not warned:
+            _log.warning("too many graphs: calls of another kind run without compilation from now")
+        warned = True
+        return eager(*args, **options)
+
+    return call
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401

@@ -16,7 +16,6 @@ from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
 
 _NAME = "RecursiveCrossModalAttention"
-_SILENCE = 1e-5  # epsilon of the RMS normalisation, as in LayerNorm
 
 Joint: TypeAlias = Sequence[Tensor]
 """The joint (B, L, D); with a length per modality, the modalities in it, (B, L_j, d_j) each."""
@@ -171,7 +170,8 @@ def unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
     # Squares of half precision overflow early, so they are summed in single precision.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     power = wide.square().sum(dim=(1, 2), keepdim=True) / (count * x.shape[2])
-    return x * (power + _SILENCE).rsqrt().to(x.dtype)
+    # The epsilon of LayerNorm; a literal, because compiled checkpoints cannot share a global float.
+    return x * (power + 1e-5).rsqrt().to(x.dtype)
 
 
 def init_temporal_(temporal: Tensor, columns: Sequence[int], init: str) -> None:

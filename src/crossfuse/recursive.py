@@ -337,7 +337,8 @@ class RecursiveCrossModalAttention(nn.Module):
         return like
 
     def _dropout(self) -> float:
-        return self.dropout.p if self.dropout.training else 0.0
+        # Compared here, a compiler reads p once, and not in each of the checkpoints, which fails.
+        return self.dropout.p if self.dropout.training and self.dropout.p > 0 else 0.0
 
     def _steps(self) -> list[Any]:
         return list(self.recursions) * (self._count if self._share_weights else 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import itertools
 import logging
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,6 +154,113 @@ def test_the_real_compiler_gives_the_same_numbers(name: str) -> None:
     for size in SIZES[:3]:
         properties.eager_equals_compiled(layer, compiled, batch(*size), masks(*size))
     assert graphs() == 1
+
+
+@pytest.fixture
+def low_limit() -> Iterator[None]:
+    """Lowers the limit that torch has for all modules of a class, 8, which takes long to reach."""
+    from torch._dynamo import config
+
+    with config.patch(recompile_limit=2):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced", "low_limit")
+def test_a_tcn_trains_at_many_lengths() -> None:
+    """Beyond the limit of torch: the gradients of convolutions are compiled for each length."""
+    tcn = filled(crossfuse.TemporalConvNet(3, [4], kernel_size=3), 0)
+    compiled = crossfuse.compile(tcn)
+    for length in range(6, 10):
+        properties.eager_equals_compiled(tcn, compiled, batch(3, length)["face"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced", "low_limit")
+def test_every_set_of_missing_modalities_runs() -> None:
+    dims = dict.fromkeys("abc", 4)
+    layer = filled(crossfuse.ConcatFusion(dims, 2), 0)
+    compiled = crossfuse.compile(layer)
+    x = {name: torch.randn(3, 6, 4) for name in dims}
+    sets = [s for n in range(1, 4) for s in itertools.combinations(dims, n)]
+    for present in sets:
+        assert torch.equal(
+            compiled({name: x[name] for name in present}),
+            layer({name: x[name] for name in present}),
+        )
+    assert graphs() == len(sets) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced", "low_limit")
+def test_many_layers_of_one_class_compile() -> None:
+    """As in a sweep over widths: the limit is for each of them, not for their class."""
+    for width in range(1, 5):
+        layer = filled(crossfuse.ConcatFusion(DIMS, width), 0)
+        properties.eager_equals_compiled(layer, crossfuse.compile(layer), batch(8, 6))
+    assert graphs() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_checkpointed_layer_trains_compiled() -> None:
+    layer = filled(crossfuse.RecursiveCrossModalAttention(DIMS, checkpoint=True), 0)
+    assert layer.training
+    compiled = crossfuse.compile(layer)
+    for size in SIZES[:2]:
+        properties.eager_equals_compiled(layer, compiled, batch(*size), masks(*size))
+    assert graphs() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("how", ["itself", "copied", "pickled"])
+def test_beyond_the_limit_it_runs_uncompiled_and_says_so_once(
+    how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(_compile._LIMITS, "recompile_limit", 1)
+    layer = filled(crossfuse.ConcatFusion(DIMS, 4), 0)
+    compiled = crossfuse.compile(layer)
+    if how == "copied":
+        compiled = copy.deepcopy(compiled)
+    if how == "pickled":
+        compiled = pickle.loads(pickle.dumps(compiled))
+    (inner,) = compiled.children()
+    for size in [(8, 6), (1, 6), (8, 1), (3, 7)]:
+        properties.eager_equals_compiled(inner, compiled, batch(*size))
+    assert graphs() == 1
+    ours = [record for record in caplog.records if record.name == "crossfuse._compile"]
+    assert [record.levelname for record in ours] == ["WARNING"]
+    with pytest.raises(ValueError, match="ConcatFusion"):
+        compiled({"face": torch.ones(3, 7, 9)})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_beyond_the_limit_a_method_runs_uncompiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_compile._LIMITS, "recompile_limit", 1)
+    tcn = filled(crossfuse.TemporalConvNet(3, [4], kernel_size=3), 0).eval()
+    step = crossfuse.compile(tcn.stream)
+    for size in [(8, 6), (1, 1), (3, 7)]:
+        chunk = batch(*size)["face"]
+        properties.close(step(chunk)[0], tcn(chunk), f"a chunk of {size}", 1e-5)
+    assert graphs() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_hooks_and_checkpoints_see_the_module_once() -> None:
+    layer = filled(crossfuse.ConcatFusion(DIMS, 4), 0)
+    compiled = crossfuse.compile(layer)
+    calls = []
+    layer.register_forward_hook(lambda *_: calls.append("layer"))
+    compiled.register_forward_hook(lambda *_: calls.append("compiled"))
+    compiled(batch(8, 6))
+    assert calls == ["layer", "compiled"]
+    assert list(compiled.state_dict()) == [f"_orig_mod.{name}" for name in layer.state_dict()]
+    compiled.load_state_dict(compiled.state_dict())
+    assert not compiled.eval().training
+    assert not layer.training
 
 
 def test_the_default_backend_is_taken_on_the_cpu(

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-_SILENCE = 1e-5  # mean square below which a column counts as silent, as in LayerNorm
-
 
 def rcma_stable_correlation(
     key: Tensor, value: Tensor, count: Tensor | int, heads: int = 1
@@ -101,7 +99,8 @@ def rcma_feed_forward(
 def _inverse_rms(x: Tensor, count: Tensor | int) -> Tensor:
     """One over the root mean square of every column of x (B, L, d), over n steps: (B, 1, d)."""
     wide = torch.promote_types(x.dtype, torch.float32)  # which holds every count and square
-    return (x.to(wide).square().sum(dim=1, keepdim=True) / count + _SILENCE).rsqrt()
+    # The epsilon of LayerNorm; a literal, because compiled checkpoints cannot share a global float.
+    return (x.to(wide).square().sum(dim=1, keepdim=True) / count + 1e-5).rsqrt()
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
