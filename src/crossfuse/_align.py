@@ -55,9 +55,9 @@ def align(
     - ``"nearest"``: the step nearest to c; the earlier one of two.
 
     Only valid steps at most ``within`` away from c count; if there is none, the step of the clock
-    is invalid. So neither padding nor a gap reaches a value, and each recording of a batch gives
-    the numbers that it gives alone. For streams at constant rates, :func:`resample` needs no time
-    stamps, and its graph exports to ONNX.
+    is invalid. So neither padding nor a gap reaches a value, and a recording in a batch gives the
+    same result as alone. For streams at constant rates, :func:`resample` needs no time stamps, and
+    its graph exports to ONNX.
 
     Args:
         modalities: Streams (B, L_i, d_i), a mapping by name or a sequence; ``None`` or an absent

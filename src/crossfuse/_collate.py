@@ -38,10 +38,10 @@ def collate(
     It is made for ``DataLoader(dataset, collate_fn=collate)``; options go through
     ``functools.partial``. A sample is a mapping or a list of streams, or a tuple
     ``(streams, label, ...)`` whose further elements are collated by torch's ``default_collate``.
-    A label for each step, which varies in length as streams do, is a stream: put it among them.
+    Labels for each step vary in length as streams do: pass them as one more stream.
 
-    Streams are padded with zeros on the right, so a layer that takes the masks gives each recording
-    the numbers that it gives it alone.
+    Streams are padded with zeros on the right, so a layer that gets the masks computes the same for
+    a recording in a batch as for the recording alone.
 
     Args:
         samples: One mapping or list for each recording, of tensors (L_i, ...) with the same
@@ -55,8 +55,9 @@ def collate(
     Returns:
         The streams (B, L_i, ...) and their masks, bool (B, L_i), **True = valid** (the opposite of
         the ``key_padding_mask`` of :class:`torch.nn.MultiheadAttention`), in two dicts or two
-        tuples, as the samples are mappings or lists; then the labels, if there are any. A stream
-        that is missing in all samples is ``None`` in both, unless there are ``dims``.
+        tuples, depending on whether the samples are mappings or lists; then the labels, if there
+        are any. A stream that is missing in all samples is ``None`` in both, unless there are
+        ``dims``.
 
     Raises:
         TypeError: If a sample, a stream or a label is of a wrong type.

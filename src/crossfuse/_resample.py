@@ -57,9 +57,9 @@ def resample(
     - ``"linear"``: on the line between the two steps whose centres are next to its centre.
     - ``"nearest"``: the step in which its centre lies, so no new value appears.
 
-    Invalid steps have no weight, so neither padding nor a gap reaches a value: each recording of a
-    batch gives the numbers that it gives alone. A step of the clock is valid if at least half of
-    its weight is on valid steps; their weights are then scaled to a sum of one.
+    Invalid steps have no weight, so neither padding nor a gap reaches a value: a recording in a
+    batch gives the same result as alone. A step of the clock is valid if at least half of its
+    weight is on valid steps; their weights are then scaled to a sum of one.
 
     Two other habits are not resampling. Stacking k frames, ``x.unflatten(1, (-1, k)).flatten(2)``,
     divides the rate by k and keeps all values, as k times the features. Cutting all streams to the

@@ -1,4 +1,4 @@
-"""What ``inspect`` returns."""
+"""Return values of ``inspect``."""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -7,7 +7,7 @@ S = TypeVar("S")
 
 
 class Recursion(NamedTuple, Generic[S]):
-    """What one recursion computed, each field in the structure of the inputs.
+    """Results of one recursion, each field in the structure of the inputs.
 
     Attributes:
         features: The attended features, each (B, L, d_i).
@@ -31,7 +31,7 @@ class Recursion(NamedTuple, Generic[S]):
 
 
 class Inspection(NamedTuple, Generic[S]):
-    """The outputs of a layer with recursions, and what each recursion computed.
+    """Outputs of a layer with recursions, and the results of each recursion.
 
     Attributes:
         outputs: What ``forward`` returns.

@@ -20,7 +20,7 @@ _NAME = "JointCrossAttention"
 
 
 class JointCrossAttention(nn.Module):
-    r"""Fuses modalities by letting each attend to its correlation with all of them together.
+    r"""Fuses modalities by attending to the correlation of each with all of them.
 
     For modality :math:`i` with features :math:`X_i` (B, L, d_i) and the joint :math:`J` (B, L, D),
     the features of all modalities concatenated:
@@ -38,7 +38,7 @@ class JointCrossAttention(nn.Module):
         recursions: Number of recursions, each with its own weights. More than one is the recursive
             joint attention of ICASSP 2023.
         form: ``"paper"`` is the equations above. ``"stable"`` starts with :math:`O_i = 0`, so a
-            fresh layer is the identity.
+            new layer is the identity.
         dropout: Probability of dropping an element of :math:`H_i O_i`.
         gate: Put a :class:`DynamicGate` between the input and the output of each modality.
         temporal_init: How :math:`T_i` starts: ``"xavier"`` (uniform), or ``"identity"``, at which
@@ -164,7 +164,7 @@ class JointCrossAttention(nn.Module):
         self, modalities: Sequence[T], mask: Masks | None = None
     ) -> Inspection[tuple[T, ...]]: ...
     def inspect(self, modalities: Modalities, mask: Masks | None = None) -> Inspection[Any]:
-        """Fuses the modalities and keeps what each recursion computed.
+        """Fuses the modalities and returns the intermediate results of each recursion.
 
         Args:
             modalities: As for ``forward``.

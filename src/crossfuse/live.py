@@ -1,4 +1,4 @@
-"""A model over a stream: encoders that remember, and a window of what they have encoded.
+"""A model on a stream: streaming encoders, and a window of their newest outputs.
 
 Shapes: B batch, l steps of a chunk, W steps of the window.
 """
@@ -18,15 +18,15 @@ _NAME = "LiveWindow"
 
 
 class LiveState(NamedTuple):
-    """What a :class:`LiveWindow` remembers between two chunks of a stream.
+    """Streaming state of a :class:`LiveWindow`, carried from one chunk to the next.
 
-    All tensors have the batch on axis 0 and keep their shapes while the stream goes on. Zeros are
-    the beginning of a stream, if they are so for the encoders, as for :class:`TemporalConvNet`.
+    All tensors have the batch on axis 0 and keep their shapes while the stream goes on. A state of
+    zeros starts a stream if it does so for the encoders, as for :class:`TemporalConvNet`.
 
     Attributes:
         encoders: The state of the encoders, as they return it.
         windows: The newest features of each modality, (B, W, w_i) each, from the oldest on; zeros
-            where the window is not yet full.
+            at steps that are not filled yet.
         masks: Their valid steps, bool (B, W) each, **True = valid**.
         steps: How many steps the window holds, (B,), at most W.
 
@@ -148,8 +148,8 @@ class LiveWindow(nn.Module):
 
         Args:
             chunk: The next steps (B, l, d_i) of each modality, l of at least 1.
-            state: What the call before returned; ``None`` at the beginning. It is not changed, so
-                a stream can be continued from it more than once.
+            state: State returned by the previous call; ``None`` to start a stream. It is not
+                modified and may be reused.
             mask: Valid steps, (B, l), True = valid; one for all or one for each.
 
         Returns:

@@ -31,7 +31,7 @@ class ConcordanceLoss(nn.Module):
         - ``prediction``, ``target``: (B, L), or (B, L, ...) for several series
         - ``mask``: bool (B, L), **True = valid** (the opposite of the ``key_padding_mask`` of
           :class:`torch.nn.MultiheadAttention`)
-        - output: a scalar in [0, 2]; 0 where nothing is valid
+        - output: a scalar in [0, 2]; 0 if no step is valid
 
     Raises:
         TypeError: If an input is not a real tensor, or the mask not a bool tensor.

@@ -17,13 +17,13 @@ class ModalityDropout(nn.Module):
 
     Each modality present in a sample is dropped independently with probability ``p``. If fewer than
     ``keep`` would remain, dropped modalities are restored uniformly at random until ``keep``
-    remain. So the share that goes missing is a little below ``p``: of n
-    present modalities,
+    remain. The probability of dropping a modality is therefore a little below ``p``. With n
+    modalities present it is
 
     .. math:: p - \frac{1}{n} \sum_{k=n-\mathrm{keep}+1}^{n} (k - n + \mathrm{keep})
               \binom{n}{k} p^k (1 - p)^{n-k}
 
-    each, which is :math:`p - p^n / n` for ``keep=1``.
+    which is :math:`p - p^n / n` for ``keep=1``.
 
     The features stay as they are; only the masks change, and the layers of this package read a
     mask that is False at every step as a missing modality.
@@ -41,7 +41,7 @@ class ModalityDropout(nn.Module):
 
     Raises:
         TypeError: If a container, an input or a mask is of the wrong type.
-        ValueError: If ``p`` is no probability, ``keep`` is not positive, or shapes do not fit.
+        ValueError: If ``p`` is not a probability, ``keep`` is not positive, or shapes do not fit.
 
     Example:
         >>> drop = ModalityDropout(0.5)
@@ -109,15 +109,16 @@ class ModalityDropout(nn.Module):
 
 
 class MissingTokens(nn.Module):
-    """Puts learnt vectors in the place of missing modalities.
+    """Replaces missing modalities by learnt vectors.
 
-    Where a modality is missing, in the whole batch (``None``, an absent key) or in one sample (a
-    mask row of False), its vector is used at every step at which any other modality of that sample
-    is valid. It counts as present from then on. Nothing else changes: present modalities keep their
+    If a modality is missing, in the whole batch (``None``, an absent key) or in one sample (a mask
+    row of False), its vector is used at every step at which any other modality of that sample is
+    valid. It counts as present from then on. Nothing else changes: present modalities keep their
     values and masks, and samples with no modality at all stay empty.
 
-    Modalities may have steps of their own. Then the vector is used at all steps of the missing one,
-    which must be given as zeros with a mask of False, since nothing else gives their number.
+    Modalities may differ in their number of steps. Then the vector is used at all steps of the
+    missing modality, which must be given as zeros with a mask of False, since nothing else
+    determines its number of steps.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
@@ -175,7 +176,7 @@ class MissingTokens(nn.Module):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]: ...
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Any:
-        """Fills what is missing.
+        """Replaces missing modalities by their vectors.
 
         Args:
             modalities: (B, L, d_i) each.
@@ -183,7 +184,7 @@ class MissingTokens(nn.Module):
 
         Returns:
             All modalities and a mask for each of them, to be given to a layer as they are, in two
-            dicts (an absent key comes after the caller's) or two tuples.
+            dicts (absent keys follow those of the caller) or two tuples.
         """
         tokens: list[Tensor] = [token.vector for token in self._tokens()]
         inputs = self.modalities.flatten(modalities, mask, like=tokens[0], aligned=False)

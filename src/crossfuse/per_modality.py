@@ -32,7 +32,8 @@ class PerModality(nn.Module):
     - modules known to treat each step alone need none: :class:`torch.nn.Linear`, normalisation
       over features, activations, dropout, embeddings and :class:`torch.nn.Sequential` of those.
 
-    Any other module is an error if a mask is given, unless ``takes`` states what it does.
+    If a mask is given, any other module raises an error, unless ``takes`` states how it takes the
+    mask.
 
     A module returns a tensor. Of what :class:`torch.nn.GRU` and its siblings return, the first
     element is taken; of a Transformers output, its ``last_hidden_state``.
@@ -158,15 +159,15 @@ class PerModality(nn.Module):
     ) -> tuple[Any, Any]:
         """Applies each module to the next chunk of its modality's stream.
 
-        A module streams by its method ``stream(chunk, state) -> (output, state)``, which takes the
-        mask as ``forward`` does, as :class:`TemporalConvNet` has. Modules that treat each step
-        alone need none. No other module can stream.
+        A module streams if it has a method ``stream(chunk, state) -> (output, state)`` that takes
+        the mask as ``forward`` does, as :class:`TemporalConvNet` has, or if it treats each step
+        alone. No other module can stream.
 
         A modality may join a stream late; earlier steps count as missing. It cannot drop out again,
         because the length of the gap would be unknown: pass zeros and an all-False mask instead.
 
         Args:
-            chunks: The next steps (B, l, ...) of each; modalities may have an l of their own.
+            chunks: The next steps (B, l, ...) of each; l may differ between modalities.
             state: State returned by the previous call; ``None`` to start a stream. It is not
                 modified and may be reused.
             mask: Valid steps, (B, l), True = valid; one for all or one for each.
@@ -177,7 +178,8 @@ class PerModality(nn.Module):
 
         Raises:
             TypeError: If a module cannot stream, or the state is not a container.
-            ValueError: If the state is of other modalities, or one that was there is missing.
+            ValueError: If the state is of other modalities, or a modality that was present before
+                is missing.
 
         Example:
             >>> from crossfuse import TemporalConvNet

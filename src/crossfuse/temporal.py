@@ -26,7 +26,7 @@ class TemporalState(NamedTuple):
 
     Attributes:
         contexts: The last inputs of each convolution, (B, features, steps) each: two for each
-            block, of ``(kernel_size - 1) * dilation`` steps. Zeros are the beginning of a stream.
+            block, of ``(kernel_size - 1) * dilation`` steps. Zeros start a stream.
 
     Example:
         >>> _, state = TemporalConvNet(3, [4]).stream(torch.randn(2, 10, 3))
@@ -41,9 +41,8 @@ class TemporalConvNet(nn.Module):
     r"""Encodes a stream with blocks of dilated convolutions over its steps.
 
     Block k has two convolutions of dilation :math:`2^k`, with weight normalisation, each followed
-    by LeakyReLU(0.01) and dropout; the block's input is added (through a 1×1 convolution where
-    widths differ) and a last LeakyReLU follows. A causal convolution with s taps of weights
-    :math:`W_n` is
+    by LeakyReLU(0.01) and dropout; the block's input is added (through a 1×1 convolution if widths
+    differ) and a last LeakyReLU follows. A causal convolution with s taps of weights :math:`W_n` is
 
     .. math:: y_t = b + \sum_{n=0}^{s-1} W_n\, x_{t - 2^k (s - 1 - n)}
 
@@ -175,8 +174,8 @@ class TemporalConvNet(nn.Module):
 
         Args:
             chunk: The next steps (B, l, d), l of at least 1.
-            state: What the call before returned; ``None`` at the beginning. It is not changed, so
-                that a stream can be taken up from it more than once.
+            state: State returned by the previous call; ``None`` to start a stream. It is not
+                modified and may be reused.
             mask: Valid steps, (B, l), True = valid.
 
         Returns:

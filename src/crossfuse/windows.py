@@ -17,7 +17,7 @@ class Windows(NamedTuple):
     """Windows of one recording.
 
     Attributes:
-        windows: (n, S, ...); zero where a window reaches beyond the recording.
+        windows: (n, S, ...); zero at steps beyond the recording.
         mask: Bool (n, S), **True = valid**: the steps that lie in the recording.
 
     Example:
@@ -77,7 +77,7 @@ def gather_windows(x: Tensor, starts: Sequence[int], size: int) -> Windows:
     Args:
         x: The recording (L, ...): features (L, d), labels (L,), frames (L, C, H, W), of any dtype.
         starts: The first frame of each window, such as :func:`window_starts` gives.
-        size: Steps S of a window. What reaches beyond the recording is zero.
+        size: Steps S of a window. Steps beyond the recording are zero.
 
     Returns:
         The windows (n, S, ...) and their mask (n, S), True = valid.

@@ -61,7 +61,7 @@ _TCN_DROPPED = {
 
 
 def dropped(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
-    """Lists the keys of a checkpoint that this module knows and leaves out, and why.
+    """Lists the keys of a checkpoint that have no counterpart in a layer, with the reasons.
 
     Args:
         state_dict: The state dict of one of the authors' modules.
@@ -89,9 +89,10 @@ def rcma(
 ) -> dict[str, Tensor]:
     """Converts the authors' RCMA, with any number of recursions and of any sizes.
 
-    The weights that meet the joint are reordered: theirs is in cyclic order (the second modality
-    attends to the third and the first) or in the order of ``modalities``, ours in alphabetical
-    order, or in order of position for the names ``"0"``, ``"1"``, ``"2"`` of a sequence.
+    The weights that multiply the joint are reordered: the authors' joint is in cyclic order (the
+    second modality attends to the third and the first) or in the order of ``modalities``, ours in
+    alphabetical order, or in order of position for the names ``"0"``, ``"1"``, ``"2"`` of a
+    sequence.
 
     Args:
         state_dict: Theirs, with keys that begin with ``dcn_layers``.
@@ -150,7 +151,7 @@ def jca(
 
     Args:
         state_dict: Theirs, with keys such as ``affine_a.weight``. The encoders in front of the
-            attention are left out.
+            attention are skipped.
         modalities: Names of the two modalities in the authors' order: audio, video.
         dims: Features of the two modalities, in the same order. Only needed if the names are not
             in alphabetical order, since the checkpoint does not hold these sizes.
@@ -199,8 +200,8 @@ def tcn(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Converts the temporal convolutional network in the authors' code, of any depth and sizes.
 
     Args:
-        state_dict: Theirs, with keys that begin with ``network`` and the weight norm of old. The
-            second names of the convolutions are left out.
+        state_dict: Theirs, with keys that begin with ``network`` and the older weight norm. The
+            second names of the convolutions are skipped.
 
     Returns:
         The state dict of ``TemporalConvNet(dim, widths, kernel_size=kernel_size)``.

@@ -30,15 +30,15 @@ def concordance(
         \rho_c = \frac{2 \sigma_{xy}}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2}
                = 1 - \frac{\overline{(x - y)^2}}{\sigma_x^2 + \sigma_y^2 + (\mu_x - \mu_y)^2}
 
-    It is computed in the second form (with a further term where the moments are not biased), which
-    loses nothing where the series nearly agree: equal series give exactly 1.
+    It is computed in the second form (with a further term if the moments are not biased), which
+    loses no precision if the series nearly agree: equal series give exactly 1.
 
     Args:
         prediction: :math:`x`, (B, L), or (B, L, ...) for several series.
         target: :math:`y`, of the same shape.
         mask: Valid steps, bool (B, L), **True = valid** (the opposite of the
             ``key_padding_mask`` of :class:`torch.nn.MultiheadAttention`); ``None`` for all.
-            Nothing in an invalid step matters.
+            Values at invalid steps are ignored.
         over: ``"window"``: one coefficient for each window; ``"batch"``: one over the steps of all
             windows together.
         moments: ``"biased"``: covariance and variances are means over n steps (Lin's
@@ -50,8 +50,8 @@ def concordance(
 
     Returns:
         The coefficient, (B, ...) over windows, (...) over the batch. It lies in [-1, 1]; with
-        biased moments it is 1 exactly where the series are equal. It is 0 where no step is valid.
-        In float32, or float64 where an input is; sums never run in half precision.
+        biased moments it is 1 exactly if the series are equal. It is 0 if no step is valid. The
+        dtype is float32, or float64 if an input is; sums never run in half precision.
 
     Raises:
         TypeError: If an input is not a real tensor, or the mask not a bool tensor.

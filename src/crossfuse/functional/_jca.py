@@ -36,7 +36,7 @@ def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
 def jca_attention_map(
     x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor, *, scale: float = 1.0
 ) -> Tensor:
-    r"""Combines a modality's own features with its correlation, step axis to width K.
+    r"""Combines a modality's features with its correlation, projected from the steps to width K.
 
     .. math:: H = \mathrm{relu}(X^\top S + C G)
 
@@ -63,7 +63,7 @@ def jca_attention_map(
 def jca_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
-    r"""Adds what the joint attention map found to the features, width K back to steps.
+    r"""Adds the attention map, projected from width K to the steps, to the features.
 
     .. math:: X' = X + \mathrm{dropout}((H O)^\top)
 
@@ -72,7 +72,7 @@ def jca_attended_features(
     Args:
         x: One modality :math:`X`, (B, L, d).
         attention: Its attention map :math:`H`, (B, d, K).
-        output: Learned way back to the steps :math:`O`, (K, L).
+        output: Learned projection to the steps :math:`O`, (K, L).
         dropout: Probability of dropping an element of the product; 0 when not training.
 
     Returns:

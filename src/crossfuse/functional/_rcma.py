@@ -121,7 +121,7 @@ def rcma_attention_map(
     scale: float = 1.0,
     longest: int | None = None,
 ) -> Tensor:
-    r"""Spreads the correlation over the steps.
+    r"""Applies the correlation to the features of each step.
 
     .. math:: H = \mathrm{relu}(X F C)
 
@@ -132,8 +132,8 @@ def rcma_attention_map(
         correlation: Its correlation :math:`C`, (B, d, D).
         feature: Learned mixing of the features :math:`F`, (d, d).
         scale: A factor of the argument; 1 in the paper.
-        longest: The number of steps that decides the order of the products, where that of ``x``
-            must not (it would be compiled into the graph); ``None`` for that of ``x``.
+        longest: The number of steps that decides the order of the products, if that of ``x`` must
+            not (it would be compiled into the graph); ``None`` for that of ``x``.
 
     Returns:
         The attention map :math:`H`, (B, L, D), not negative.
@@ -150,7 +150,7 @@ def rcma_attention_map(
 def rcma_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
-    r"""Adds what the attention map found to the features.
+    r"""Adds the projected attention map to the features.
 
     .. math:: X' = X + \mathrm{dropout}(H O)
 
@@ -159,7 +159,7 @@ def rcma_attended_features(
     Args:
         x: One modality :math:`X`, (B, L, d).
         attention: Its attention map :math:`H`, (B, L, D).
-        output: Learned way back to the modality's features :math:`O`, (D, d).
+        output: Learned output projection :math:`O`, (D, d).
         dropout: Probability of dropping an element of the product; 0 when not training.
 
     Returns:

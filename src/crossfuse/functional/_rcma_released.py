@@ -82,7 +82,7 @@ def rcma_released_attention_map(
     *,
     longest: int | None = None,
 ) -> Tensor:
-    r"""Spreads the correlation over the steps as the authors' released code does.
+    r"""Applies the correlation to each step as the authors' released code does.
 
     .. math:: H = \mathrm{relu}(\tanh((X F + f) C))
 
@@ -108,14 +108,14 @@ def rcma_released_attention_map(
 def rcma_released_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, bias: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
-    r"""Adds what the attention map found as the authors' released code does.
+    r"""Adds the projected attention map as the authors' released code does.
 
     .. math:: X' = X + \mathrm{dropout}(\mathrm{relu}(H O + o))
 
     Args:
         x: One modality :math:`X`, (B, L, d).
         attention: Its attention map :math:`H`, (B, L, D).
-        output: Learned way back to the modality's features :math:`O`, (D, d).
+        output: Learned output projection :math:`O`, (D, d).
         bias: Its bias :math:`o`, (d,).
         dropout: Probability of dropping an element of the product; 0 when not training.
 
