@@ -231,7 +231,7 @@ def joints(theme: Theme) -> Picture:
     """The joint of the others against the joint of all."""
     picture = Picture(theme, "The joint of the others, and the joint of all", 292)
     for top, option, source in (
-        (0.0, "others", "arXiv v1; the default"),
+        (0.0, "others", "arXiv v1"),
         (148.0, "all", "arXiv v2 and later; also JCA"),
     ):
         picture.text(
