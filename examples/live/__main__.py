@@ -23,8 +23,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from crossfuse import LiveWindow
-from examples.watch.data import EVERY, SAMPLE_RATE, SENSORS, WINDOW, Recordings, load_recordings
-from examples.watch.models import WatchNet, load_model
+from examples.common.network import SensorNet, load_model
+from examples.common.recordings import EVERY, SAMPLE_RATE, SENSORS, WINDOW, Recordings
+from examples.watch.data import load_recordings
 
 RATE = SAMPLE_RATE / EVERY  # frames a second
 
@@ -40,7 +41,7 @@ class Options:
         frames: How many frames to replay; all of them if there are fewer.
     """
 
-    model: Path = Path("watch-results/rcma-stable.pt")
+    model: Path = Path("watch-results/rcma.pt")
     recording: int = 0
     fast: bool = False
     frames: int = 1000
@@ -49,7 +50,7 @@ class Options:
 class Encoders(nn.Module):
     """The part of a network that streams."""
 
-    def __init__(self, model: WatchNet) -> None:
+    def __init__(self, model: SensorNet) -> None:
         super().__init__()
         self.model = model
 
@@ -66,7 +67,7 @@ class Encoders(nn.Module):
 class Readout(nn.Module):
     """The part of a network that sees a window: fusion, pooling, classifier."""
 
-    def __init__(self, model: WatchNet) -> None:
+    def __init__(self, model: SensorNet) -> None:
         super().__init__()
         self.model = model
 
@@ -75,14 +76,14 @@ class Readout(nn.Module):
         return self.model.classify(features, mask[self.model.sensors[0]])
 
 
-def live_model(model: WatchNet) -> LiveWindow:
+def live_model(model: SensorNet) -> LiveWindow:
     """Makes a network of windows one of streams, with one output for the newest window."""
     dims = {name: SENSORS[name] for name in model.sensors}
     return LiveWindow(Encoders(model), Readout(model), dims, WINDOW, per_step=False).eval()
 
 
 @torch.inference_mode()
-def offline(model: WatchNet, streams: dict[str, Tensor]) -> Tensor:
+def offline(model: SensorNet, streams: dict[str, Tensor]) -> Tensor:
     """Scores the window that ends at each frame: (1, L, d) of each sensor in, (L, classes) out."""
     features = model.encode(streams)
     length = next(iter(features.values())).shape[1]
@@ -138,7 +139,7 @@ def run(options: Options, console: Console) -> float:
 
     scores = torch.cat(predictions)
     error = float((scores - offline(model, streams)).abs().max())
-    truth = recordings.exercises[options.recording]
+    truth = int(recordings.labels[recordings.starts[options.recording]])
     right = float((scores.argmax(dim=1) == truth).float().mean())
     console.print(_table(np.array(seconds), right, saved.names[truth], error))
     return error

@@ -1,1 +1,1 @@
-"""Exercises recognised from a smartwatch: two real sensors, fused, on people never seen."""
+"""Exercises recognised from a smartwatch: two real sensors, fused, on held-out subjects."""

@@ -1,1 +1,1 @@
-"""Which fusion for which relation: made-up streams, every method, one budget."""
+"""Fusion methods on synthetic streams: one relation after the other, one budget."""

@@ -10,45 +10,67 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from examples.tables import markdown, put_between, rich_table
 from examples.which_fusion.methods import METHODS, applicable
-from examples.which_fusion.report import LEGEND, draw, rows, verdicts
+from examples.which_fusion.report import LEGEND, draw, tables
 from examples.which_fusion.results import run_all
-from examples.which_fusion.streams import RELATIONS
-from examples.which_fusion.train import SINGLES, Budget, Job
+from examples.which_fusion.streams import RELATIONS, Relation
+from examples.which_fusion.train import BEST, SINGLES, Budget, Job
+
+EVERY = (BEST, SINGLES, *METHODS)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which fusion for which relation between the streams? Made-up streams, one budget for all.
+    """Compares fusion methods on synthetic streams, relation by relation, under one budget.
 
     Attributes:
-        seeds: How many; each draws other streams.
+        seeds: How many seeds; each draws other streams.
         first_seed: The first of them.
-        out: A folder for the results and the picture.
-        quick: One seed, a third of the windows: a look, not a result.
+        relations: Which relations to run.
+        methods: Which methods to run.
+        out: A folder for the results and the picture. Runs that are there are kept.
+        quick: One seed, a third of the windows, no long ones: a smoke run, not a result.
         readme: A file whose tables the run replaces, between the comments that mark them.
         processes: How many networks to train at a time.
-        budget: What every method gets.
+        minutes: Start no more runs after this time, and report those that are there.
+        budget: The training budget of every method.
     """
 
     seeds: int = 3
     first_seed: int = 0
+    relations: tuple[str, ...] = tuple(RELATIONS)
+    methods: tuple[str, ...] = EVERY
     out: Path = Path("which-fusion-results")
     quick: bool = False
     readme: Path | None = None
     processes: int = min(2, os.cpu_count() or 1)
+    minutes: float | None = None
     budget: tyro.conf.OmitArgPrefixes[Budget] = field(default_factory=Budget)
+
+
+def _applies(method: str, relation: Relation) -> bool:
+    if method == SINGLES:
+        return not relation.narrow
+    return method == BEST or applicable(METHODS[method], relation)
 
 
 def jobs(options: Options) -> list[Job]:
     """Lists what to train."""
     budget = Budget(windows=1200, tested=100) if options.quick else options.budget
     count = 1 if options.quick else options.seeds
+    for kind, given, known in (
+        ("method", options.methods, EVERY),
+        ("relation", options.relations, tuple(RELATIONS)),
+    ):
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise SystemExit(f"no {kind} {unknown[0]!r}: there are {', '.join(known)}")
     return [
         Job(name, method, seed, budget)
         for seed in range(options.first_seed, options.first_seed + count)
         for name, relation in RELATIONS.items()
-        for method in (SINGLES, *METHODS)
-        if method == SINGLES or applicable(METHODS[method], relation)
+        if name in options.relations
+        for method in options.methods
+        if not (options.quick and relation.narrow) and _applies(method, relation)
     ]
 
 
@@ -60,13 +82,12 @@ def main(options: Options) -> None:
     with Progress(*columns, console=console) as shown:
         task = shown.add_task("training", total=len(plan))
         file = options.out / "runs.json"
-        runs = run_all(plan, options.processes, file, lambda: shown.advance(task))
+        runs = run_all(plan, options.processes, file, lambda: shown.advance(task), options.minutes)
     draw(runs, options.out / "which_fusion.png")
-    console.print(rich_table("Concordance on new windows", *rows(runs), LEGEND))
-    console.print(rich_table("Stable RCMA less the best of the others", *verdicts(runs)))
-    if options.readme is not None:
-        put_between(options.readme, "table", f"{markdown(*rows(runs))}\n\n{LEGEND}.")
-        put_between(options.readme, "verdict", markdown(*verdicts(runs)))
+    for mark, (header, body) in tables(runs).items():
+        console.print(rich_table("Concordance on new windows", header, body, LEGEND))
+        if options.readme is not None:
+            put_between(options.readme, mark, f"{markdown(header, body)}\n\n{LEGEND}.")
     console.print(f"results and picture: {options.out}")
 
 

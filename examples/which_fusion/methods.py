@@ -5,21 +5,24 @@ Shapes: B batch, L steps of the target, L_i steps and 8 features of stream i, D 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from crossfuse import (
     CrossAttention,
+    CrossModalTransformer,
     JointCrossAttention,
     LeaderFollowerAttention,
     RecursiveCrossModalAttention,
+    TemporalConvNet,
 )
-from examples.which_fusion.streams import CHANNELS, NAMES, STEPS, Relation, Windows
+from examples.common.fusions import Concatenation, EncoderLayer, LowRankFusion, ModalityTokens
+from examples.which_fusion.streams import CHANNELS, NAMES, Relation, Windows
 
 DIMS = dict.fromkeys(NAMES, CHANNELS)
-HEADS = 2
+HEADS = 2  # of each stream's 8 features
 Streams: TypeAlias = Mapping[str, Tensor]
 Masks: TypeAlias = Mapping[str, Tensor | None]
 
@@ -30,7 +33,7 @@ def resampled(x: Tensor, steps: int) -> Tensor:
 
 
 class Alone(nn.Module):
-    """Looks at one stream."""
+    """Passes one stream on."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -40,20 +43,13 @@ class Alone(nn.Module):
         return streams[self.name]
 
 
-class Concatenation(nn.Module):
-    """Puts the streams side by side."""
-
-    def forward(self, streams: Streams, masks: Masks) -> Tensor:
-        return torch.cat([streams[name] for name in NAMES], dim=-1)
-
-
 class PairwiseAttention(nn.Module):
-    """Adds to each stream what torch's own attention finds for it in each of the others."""
+    """Adds to each stream its attention to each of the other streams, by torch's layer."""
 
     def __init__(self) -> None:
         super().__init__()
         pairs = [f"{one}-{other}" for one in NAMES for other in NAMES if other != one]
-        # A step of zeros to attend to keeps a wholly missing stream from giving NaN.
+        # A step of zeros to attend to: attention to a wholly missing stream would be NaN.
         self.pairs = nn.ModuleDict(
             {
                 pair: nn.MultiheadAttention(CHANNELS, HEADS, batch_first=True, add_zero_attn=True)
@@ -72,23 +68,21 @@ class PairwiseAttention(nn.Module):
         return torch.cat([fused[name] for name in NAMES], dim=-1)
 
 
-class SelfAttention(nn.Module):
-    """Lets each step attend to all steps of the streams side by side: one layer of torch's own."""
+class EarlyFusion(nn.Module):
+    """Encodes the joined streams with one TCN."""
 
     def __init__(self) -> None:
         super().__init__()
         width = CHANNELS * len(NAMES)
-        self.layer = nn.TransformerEncoderLayer(
-            width, HEADS * len(NAMES), 4 * width, dropout=0.0, batch_first=True, norm_first=True
-        )
+        self.encoder = TemporalConvNet(width, (width, width))
 
     def forward(self, streams: Streams, masks: Masks) -> Tensor:
-        fused: Tensor = self.layer(torch.cat([streams[name] for name in NAMES], dim=-1))
-        return fused
+        encoded: Tensor = self.encoder(torch.cat([streams[name] for name in NAMES], dim=-1))
+        return encoded
 
 
 class Layer(nn.Module):
-    """Runs a layer of crossfuse and puts its outputs side by side."""
+    """Runs a layer of crossfuse and concatenates its outputs."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -98,106 +92,70 @@ class Layer(nn.Module):
         fused = self.layer(streams, masks)
         if isinstance(fused, Tensor):
             return fused
-        return torch.cat([resampled(fused[name], STEPS) for name in NAMES], dim=-1)
-
-
-Make: TypeAlias = Callable[[Relation], nn.Module]
+        steps = max(x.shape[1] for x in fused.values())
+        return torch.cat([resampled(fused[name], steps) for name in NAMES], dim=-1)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of fusing.
+    """A fusion method.
 
     Attributes:
         title: What a table calls it.
         make: Makes the fusion for a relation.
         unaligned: Whether it takes streams of different lengths as they are; the others get them
             resampled to the longest.
+        main: Whether it is run on narrow relations too.
     """
 
     title: str
-    make: Make
+    make: Callable[[Relation], nn.Module]
     unaligned: bool = False
+    main: bool = False
 
 
-def _rcma(
-    *, length: int | None = STEPS, joint: Literal["all", "others"] = "others", stable: bool
-) -> Make:
-    return lambda relation: Layer(
-        RecursiveCrossModalAttention(
-            DIMS, length, form="stable" if stable else "paper", joint=joint
-        )
-    )
-
-
-def _unaligned(*, stable: bool) -> Make:
-    return lambda relation: Layer(
-        RecursiveCrossModalAttention(
-            DIMS, relation.lengths, form="stable" if stable else "paper", joint="others"
-        )
-    )
-
-
-def from_identity(make: Make) -> Make:
-    """Starts each T of a recursive attention where equal moments meet."""
-
-    def made(relation: Relation) -> nn.Module:
-        fusion = make(relation)
-        with torch.no_grad():
-            for name, weight in fusion.named_parameters():
-                if name.endswith("temporal"):
-                    weight.copy_(_same_moments(name.split(".")[-2], weight, relation))
-        return fusion
-
-    return made
-
-
-def _same_moments(name: str, weight: Tensor, relation: Relation) -> Tensor:
-    """Makes the T of a stream with ones where a step of a row lies in a step of a column."""
-    rows, columns = weight.shape
-    if rows == columns:
-        return torch.eye(rows)
-    others = [steps for other, steps in relation.lengths.items() if other != name]
-    return torch.cat([_overlaps(rows, steps) for steps in others], dim=1)
-
-
-def _overlaps(rows: int, columns: int) -> Tensor:
-    """The mean over a row's steps of being in each column's, (rows, columns)."""
-    finest = torch.eye(max(rows, columns)).unflatten(0, (rows, -1)).mean(dim=1)
-    blocks: Tensor = finest.unflatten(1, (columns, -1))
-    return blocks.sum(dim=-1)
+def _transformer(relation: Relation) -> nn.Module:
+    return Layer(CrossModalTransformer(DIMS, CHANNELS, heads=HEADS))
 
 
 METHODS: dict[str, Method] = {
-    "concatenation": Method("concatenation", lambda _: Concatenation()),
+    "concatenation": Method("concatenation", lambda _: Concatenation(), main=True),
+    "early": Method("early fusion, one TCN", lambda _: EarlyFusion()),
+    "lmf": Method("low-rank fusion (LMF)", lambda _: LowRankFusion(DIMS)),
     "pairwise": Method("pairwise nn.MultiheadAttention", lambda _: PairwiseAttention()),
-    "self": Method("self-attention on the concatenation", lambda _: SelfAttention()),
+    "self": Method(
+        "encoder layer on the concatenation",
+        lambda _: EncoderLayer(DIMS, heads=HEADS * len(NAMES)),
+        main=True,
+    ),
+    "tokens": Method("modality tokens per step", lambda _: ModalityTokens(DIMS, heads=HEADS)),
+    "transformer": Method("CrossModalTransformer", _transformer),
     "leader": Method(
-        "leader-follower (strong leads)",
+        "LeaderFollower, strong leads",
         lambda _: Layer(LeaderFollowerAttention(DIMS, leader="strong")),
     ),
-    "cross": Method("cross-attention", lambda _: Layer(CrossAttention(DIMS))),
-    "jca": Method("JCA", lambda _: Layer(JointCrossAttention(DIMS, STEPS, form="paper"))),
-    "jca-stable": Method("JCA, stable", lambda _: Layer(JointCrossAttention(DIMS, STEPS))),
-    "rcma": Method("RCMA", _rcma(stable=False)),
-    "rcma-all": Method("RCMA, joint of all", _rcma(joint="all", stable=False)),
-    "rcma-any": Method("RCMA, length=None", _rcma(length=None, stable=False)),
-    "rcma-stable": Method("RCMA, stable", _rcma(stable=True)),
-    "rcma-stable-all": Method("RCMA, stable, joint of all", _rcma(joint="all", stable=True)),
-    "rcma-stable-identity": Method(
-        "RCMA, stable, T from identity", from_identity(_rcma(stable=True))
+    "cross": Method("CrossAttention", lambda _: Layer(CrossAttention(DIMS))),
+    "jca-paper": Method(
+        "JCA, paper's form",
+        lambda relation: Layer(JointCrossAttention(DIMS, relation.steps, form="paper")),
     ),
-    "rcma-stable-any": Method("RCMA, stable, length=None", _rcma(length=None, stable=True)),
-    "rcma-stable-any-all": Method(
-        "RCMA, stable, length=None, joint of all", _rcma(length=None, joint="all", stable=True)
+    "jca": Method("JCA", lambda relation: Layer(JointCrossAttention(DIMS, relation.steps))),
+    "rcma-paper": Method(
+        "RCMA, paper's form",
+        lambda relation: Layer(RecursiveCrossModalAttention(DIMS, relation.steps, form="paper")),
     ),
-    "rcma-unaligned": Method("RCMA, unaligned", _unaligned(stable=False), unaligned=True),
-    "rcma-stable-unaligned": Method(
-        "RCMA, stable, unaligned", _unaligned(stable=True), unaligned=True
+    "rcma-paper-any": Method(
+        "RCMA, paper's form, length=None",
+        lambda _: Layer(RecursiveCrossModalAttention(DIMS, form="paper")),
+        main=True,
     ),
-    "rcma-stable-unaligned-identity": Method(
-        "RCMA, stable, unaligned, T from identity",
-        from_identity(_unaligned(stable=True)),
+    "rcma": Method("RCMA", lambda _: Layer(RecursiveCrossModalAttention(DIMS)), main=True),
+    "transformer-unaligned": Method(
+        "CrossModalTransformer, unaligned", _transformer, unaligned=True
+    ),
+    "rcma-unaligned": Method(
+        "RCMA, unaligned",
+        lambda relation: Layer(RecursiveCrossModalAttention(DIMS, relation.lengths)),
         unaligned=True,
     ),
 }
@@ -213,7 +171,7 @@ class Net(nn.Module):
     """A fusion, and the head that all methods share.
 
     Args:
-        fusion: Streams and masks in, (B, L, D) out.
+        fusion: Maps streams and masks to (B, L, D).
         width: Of the head's two hidden layers.
         dropout: After each of them.
         unaligned: Whether the fusion takes streams of different lengths as they are.
@@ -239,11 +197,13 @@ class Net(nn.Module):
         """Predicts the target, (B, L)."""
         streams = windows.streams
         if not self.unaligned:
-            streams = {name: resampled(x, STEPS) for name, x in streams.items()}
+            steps = windows.target.shape[1]
+            streams = {name: resampled(x, steps) for name, x in streams.items()}
         predicted: Tensor = self.head(self.fusion(streams, windows.masks))
         return predicted.squeeze(-1)
 
 
 def applicable(method: Method, relation: Relation) -> bool:
-    """Whether a method has something to do: unaligned layers need different lengths."""
-    return not method.unaligned or len(set(relation.lengths.values())) > 1
+    """Whether a method is run on a relation: unaligned layers need different lengths."""
+    different = len(set(relation.lengths.values())) > 1
+    return (different or not method.unaligned) and (method.main or not relation.narrow)

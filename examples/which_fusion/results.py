@@ -1,7 +1,8 @@
-"""Runs a list of trainings, several at a time, and writes down what they gave."""
+"""Runs a list of trainings, keeps their results in a file, and goes on where it stopped."""
 
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -12,7 +13,9 @@ from pathlib import Path
 import torch
 
 from examples.which_fusion.streams import RELATIONS
-from examples.which_fusion.train import Budget, Job, Run, run
+from examples.which_fusion.train import SINGLES, Budget, Job, Run, run
+
+FIRST = {SINGLES: "average"}  # the method of a run by which a job of several is known
 
 
 def work(job: Job) -> list[Run]:
@@ -21,22 +24,56 @@ def work(job: Job) -> list[Run]:
     return run(job)
 
 
-def results(plan: Sequence[Job], processes: int) -> Iterator[list[Run]]:
-    """Runs the jobs, several at a time."""
+def read(file: Path, budget: Budget) -> list[Run]:
+    """Reads the runs of a file under this budget; none if there is no file."""
+    if not file.is_file():
+        return []
+    content = json.loads(file.read_text())
+    return [Run(**run) for run in content["runs"]] if content["budget"] == asdict(budget) else []
+
+
+def results(plan: Sequence[Job], processes: int, until: float | None = None) -> Iterator[list[Run]]:
+    """Runs the jobs, several at a time, until the time is over."""
     if processes == 1:
-        yield from map(work, plan)
+        for job in plan:
+            if until is not None and time.monotonic() > until:
+                return
+            yield work(job)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(work, job) for job in plan]
         for future in as_completed(futures):
             yield future.result()
+            if until is not None and time.monotonic() > until:
+                pool.shutdown(wait=False, cancel_futures=True)
+                return
 
 
-def run_all(plan: Sequence[Job], processes: int, file: Path, done: Callable[[], None]) -> list[Run]:
-    """Runs the jobs, writing down what they gave after each."""
-    runs: list[Run] = []
+def run_all(
+    plan: Sequence[Job],
+    processes: int,
+    file: Path,
+    done: Callable[[], None],
+    minutes: float | None = None,
+) -> list[Run]:
+    """Runs the jobs that the file does not hold yet, and writes it after each.
+
+    Args:
+        plan: The jobs, under one budget.
+        processes: How many to train at a time.
+        file: Where the results are kept.
+        done: Called after each job, and for each that the file held.
+        minutes: When to start no more; None runs all.
+    """
+    runs = read(file, plan[0].budget)
+    held = {(run.relation, run.method, run.seed) for run in runs}
+    keys = {job: (job.relation, FIRST.get(job.method, job.method), job.seed) for job in plan}
+    left = [job for job, key in keys.items() if key not in held]
+    for _ in range(len(plan) - len(left)):
+        done()
+    until = None if minutes is None else time.monotonic() + 60 * minutes
     order = list(RELATIONS)
-    for part in results(plan, processes):
+    for part in results(left, processes, until):
         runs = sorted(
             [*runs, *part], key=lambda one: (order.index(one.relation), one.method, one.seed)
         )
@@ -46,7 +83,7 @@ def run_all(plan: Sequence[Job], processes: int, file: Path, done: Callable[[], 
 
 
 def write(runs: Sequence[Run], budget: Budget, file: Path) -> None:
-    """Writes the runs, one a line, and what they depend on."""
+    """Writes the runs, one a line, and the conditions that they depend on."""
     head = {
         "machine": f"{platform.machine()}, {platform.system()}, one thread for each network",
         "python": platform.python_version(),
@@ -54,4 +91,6 @@ def write(runs: Sequence[Run], budget: Budget, file: Path) -> None:
         "budget": asdict(budget),
     }
     lines = ",\n".join(f"  {json.dumps(asdict(one))}" for one in runs)
-    file.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines}\n ]\n}}\n')
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(f'{json.dumps(head, indent=1)[:-2]},\n "runs": [\n{lines}\n ]\n}}\n')
+    unfinished.replace(file)  # a run that is killed here leaves the whole file

@@ -1,14 +1,16 @@
-"""Made-up streams that see one hidden signal, each in a way of its own, and the best guess of it.
+"""Synthetic streams that observe one hidden signal, each differently, and the best guess of it.
 
-The hidden signal z is drawn anew at every step, from a normal distribution: a step's neighbours say
-nothing about it, so that what is compared is fusion and not smoothing. A stream sees z in one of
-its eight directions; the other seven are noise of the same size, and a rotation hides which it is.
+The hidden signal z is normal and independent at every step, except in the slow streams, so its
+neighbours carry no information about a step: this compares fusion, not smoothing. A stream observes
+z in one of its eight directions; the other seven are noise of the same size, and a rotation hides
+which it is.
 
 Shapes: n windows, L steps, K cases (such as the sign of a window), O observations, z hidden values.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -21,13 +23,13 @@ NAMES = ("faint", "strong", "third")
 
 @dataclass(frozen=True)
 class Seen:
-    """What the streams see of z, before it is hidden among channels.
+    """The observations of z, before they are hidden among channels.
 
     Attributes:
         target: z, (n, L).
-        views: What each stream sees, (n, L_i), at unit variance.
+        views: The observation of each stream, (n, L_i), at unit variance.
         best: The mean of z given all views of the window, (n, L).
-        masks: Where each stream has something to say, (n, L_i); None where always.
+        masks: The valid steps of each stream, (n, L_i); None if all are.
     """
 
     target: Tensor
@@ -42,7 +44,7 @@ class Windows:
 
     Attributes:
         streams: (n, L_i, 8) each, zero where missing.
-        masks: (n, L_i) each, True = valid; None where all is valid.
+        masks: (n, L_i) each, True = valid; None if all are.
         target: (n, L).
         best: The mean of the target given the streams, (n, L).
     """
@@ -74,12 +76,21 @@ class Relation:
         draw: Draws windows.
         varies: Whether the relation between the streams differs from window to window.
         lengths: Steps of each stream in a window.
+        memory: Correlation of neighbouring steps of the noise.
+        narrow: Whether only the main methods are run: long windows take long.
     """
 
     title: str
     draw: Draw
     varies: bool = False
     lengths: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, STEPS))
+    memory: float = 0.0
+    narrow: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps of the target."""
+        return max(self.lengths.values())
 
     def windows(self, count: int, world: int, draw: int) -> Windows:
         """Draws windows.
@@ -94,7 +105,7 @@ class Relation:
         fixed = Generator().manual_seed(world)
         streams = {}
         for name, view in seen.views.items():
-            noise = torch.randn(*view.shape, CHANNELS - 1, generator=generator)
+            noise = normal(*view.shape, CHANNELS - 1, memory=self.memory, generator=generator)
             rotation = torch.linalg.qr(torch.randn(CHANNELS, CHANNELS, generator=fixed)).Q
             stream = torch.cat([view[..., None], noise], dim=-1) @ rotation
             mask = seen.masks[name]
@@ -104,6 +115,24 @@ class Relation:
     def samples(self, seed: int, train: int, test: int) -> tuple[Windows, Windows]:
         """Draws windows to learn from and new ones to test on, of one world."""
         return self.windows(train, seed, 2 * seed), self.windows(test, seed, 2 * seed + 1)
+
+
+def normal(*shape: int, memory: float = 0.0, generator: Generator) -> Tensor:
+    """Draws a stationary normal process over the second dimension, at unit variance.
+
+    Args:
+        shape: (n, L, ...).
+        memory: Correlation of neighbouring steps; 0 draws independent ones.
+        generator: Of the numbers.
+    """
+    fresh = torch.randn(*shape, generator=generator)
+    if not memory:
+        return fresh
+    now, steps = fresh[:, 0], [fresh[:, 0]]
+    for step in fresh[:, 1:].unbind(dim=1):
+        now = memory * now + (1 - memory**2) ** 0.5 * step
+        steps.append(now)
+    return torch.stack(steps, dim=1)
 
 
 def guesses(views: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,10 +154,12 @@ def guesses(views: Tensor, gains: Tensor) -> tuple[Tensor, Tensor]:
     return ((told * mean).sum(dim=-1) - torch.logdet(precision) - surprise) / 2, mean
 
 
-def noisy(signal: Tensor, gain: float | Tensor, generator: Generator) -> Tensor:
-    """Sees a signal of unit variance through noise, at unit variance."""
+def noisy(
+    signal: Tensor, gain: float | Tensor, generator: Generator, memory: float = 0.0
+) -> Tensor:
+    """Adds noise to a signal of unit variance, at unit variance."""
     gains = torch.as_tensor(gain)
-    noise = torch.randn(signal.shape, generator=generator)
+    noise = normal(*signal.shape, memory=memory, generator=generator)
     return gains * signal + (1 - gains.square()).sqrt() * noise
 
 
@@ -143,7 +174,7 @@ def _seen(z: Tensor, views: tuple[Tensor, ...], best: Tensor, strong: Tensor | N
 
 
 def same(count: int, generator: Generator) -> Seen:
-    """Every stream sees z with the same gain in every window."""
+    """Every stream observes z with the same gain in every window."""
     z = torch.randn(count, STEPS, generator=generator)
     gains = (0.5, 0.7, 0.6)
     views = tuple(noisy(z, gain, generator) for gain in gains)
@@ -152,7 +183,7 @@ def same(count: int, generator: Generator) -> Seen:
 
 
 def missing(count: int, generator: Generator) -> Seen:
-    """As the same everywhere, but the strong stream lacks in a third of the windows, and in bursts.
+    """The same everywhere, but the strong stream misses a third of the windows, and bursts.
 
     A burst is a sixth of a window; one in two of the other windows has one.
     """
@@ -170,9 +201,9 @@ def missing(count: int, generator: Generator) -> Seen:
     return _seen(z, views, mean[..., 0, 0], valid)
 
 
-def sign_of_window(count: int, generator: Generator) -> Seen:
-    """The strong stream's sign is drawn for each window; the third sees z one step in five."""
-    z = torch.randn(count, STEPS, generator=generator)
+def sign_of_window(count: int, generator: Generator, steps: int = STEPS) -> Seen:
+    """The strong stream's sign is drawn for each window; the third observes z one step in five."""
+    z = torch.randn(count, steps, generator=generator)
     often = 0.2
     now = (torch.rand(z.shape, generator=generator) < often).float()
     gains = (0.45, 0.95, 0.9)
@@ -191,8 +222,34 @@ def sign_of_window(count: int, generator: Generator) -> Seen:
     return _seen(z, views, best)
 
 
+MEMORY = 0.9
+
+
+def slow_sign(count: int, generator: Generator) -> Seen:
+    """The strong stream's sign is drawn for each window; z and all noise change slowly.
+
+    All have the same memory, so the mean of z given the streams and a sign depends on the step
+    alone; the evidence on the sign is that of the innovations, which are independent.
+    """
+    z = normal(count, STEPS, memory=MEMORY, generator=generator)
+    gains = (0.45, 0.95, 0.3)
+    sign = signs(count, 1, generator=generator)
+    signals = (z, sign * z, z)
+    views = tuple(
+        noisy(signal, gain, generator, MEMORY) for signal, gain in zip(signals, gains, strict=True)
+    )
+    seen = torch.stack(views, dim=-1)
+    fresh = (seen[:, 1:] - MEMORY * seen[:, :-1]) / (1 - MEMORY**2) ** 0.5
+    innovations = torch.cat([seen[:, :1], fresh], dim=1)
+    cases = torch.tensor([[gains[0], s * gains[1], gains[2]] for s in (-1, 1)])[..., None]
+    likelihood, _ = guesses(innovations, cases)
+    of_sign = likelihood.sum(dim=1, keepdim=True).softmax(dim=-1)
+    _, mean = guesses(seen, cases)
+    return _seen(z, views, (of_sign * mean[..., 0]).sum(dim=-1))
+
+
 def negated(count: int, generator: Generator) -> Seen:
-    """The strong stream's sign flips now and then within a window; the third stream tells when."""
+    """The strong stream's sign flips now and then within a window; the third indicates the sign."""
     z = torch.randn(count, STEPS, generator=generator)
     flip = 1 / 20
     turns = torch.rand(count, STEPS - 1, generator=generator) < flip
@@ -213,7 +270,7 @@ def negated(count: int, generator: Generator) -> Seen:
 
 
 def smoothed(likelihood: Tensor, flip: float) -> Tensor:
-    """Tells how likely each of two states of a Markov chain is, given all steps.
+    """Computes the probability of each of two states of a Markov chain, given all steps.
 
     Args:
         likelihood: Log-likelihood of each state, (n, L, 2).
@@ -241,7 +298,7 @@ LENGTHS = (STEPS // 2, STEPS, STEPS // 4)
 def different_lengths(count: int, generator: Generator) -> Seen:
     """As the sign of a window, but the streams run at different rates.
 
-    The faint stream sees the mean of two steps, the third that of four.
+    The faint stream observes the mean of two steps, the third that of four.
     """
     block = STEPS // LENGTHS[2]
     z = torch.randn(count, STEPS, generator=generator)
@@ -278,4 +335,15 @@ RELATIONS: dict[str, Relation] = {
         varies=True,
         lengths=dict(zip(NAMES, LENGTHS, strict=True)),
     ),
+    "slow": Relation("sign for each window, slow streams", slow_sign, varies=True, memory=MEMORY),
+    **{
+        f"sign-{steps}": Relation(
+            f"sign for each window, {steps} steps",
+            partial(sign_of_window, steps=steps),
+            varies=True,
+            lengths=dict.fromkeys(NAMES, steps),
+            narrow=True,
+        )
+        for steps in (30, 300, 3000)
+    },
 }

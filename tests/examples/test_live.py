@@ -8,21 +8,23 @@ import pytest
 import torch
 from rich.console import Console
 
+from examples.common.methods import METHODS
+from examples.common.network import SavedOptions, SensorNet, save_model
+from examples.common.recordings import WINDOW
 from examples.live.__main__ import Options, live_model, offline, recording, replay, run
-from examples.watch.data import WINDOW, load_recordings
-from examples.watch.models import METHODS, SavedOptions, WatchNet, save_model
+from examples.watch.data import load_recordings
 
 
-def network(method: str) -> WatchNet:
+def network(method: str) -> SensorNet:
     """Builds a network whose fusion does something, as a trained one's does."""
-    net = WatchNet(METHODS[method], 7, dropout=0.2).eval()
+    net = SensorNet(METHODS[method], 7, dropout=0.2).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return net
 
 
-@pytest.mark.parametrize("method", ["jca-stable", "rcma-stable", "gyroscope"])
+@pytest.mark.parametrize("method", ["jca", "rcma", "gyroscope"])
 def test_live_equals_offline_on_the_same_windows(method: str) -> None:
     net = network(method)
     streams = recording(load_recordings(), 3, WINDOW + 20)
@@ -40,7 +42,7 @@ def test_live_equals_offline_on_the_same_windows(method: str) -> None:
 def test_the_command_prints_latency_and_real_time_factor(tmp_path: Path) -> None:
     file = tmp_path / "net.pt"
     names = load_recordings().names
-    save_model(file, network("rcma-stable"), SavedOptions("rcma-stable", names, 0.2))
+    save_model(file, network("rcma"), SavedOptions("rcma", names, 0.2))
     console = Console(record=True, width=100, quiet=False)
     assert run(Options(model=file, frames=30, fast=True), console) < 1e-4
     text = console.export_text()
@@ -53,6 +55,6 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         run(Options(model=tmp_path / "none.pt"), Console(quiet=True))
     file = tmp_path / "net.pt"
     names = load_recordings().names
-    save_model(file, network("rcma-stable"), SavedOptions("rcma-stable", names, 0.2))
+    save_model(file, network("rcma"), SavedOptions("rcma", names, 0.2))
     with pytest.raises(SystemExit, match="there is no recording 140; they are numbered 0 to 139"):
         run(Options(model=file, recording=140), Console(quiet=True))

@@ -1,0 +1,1 @@
+"""What the examples share: rivals from torch, and the runs and tables of watch and phone."""

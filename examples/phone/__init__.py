@@ -1,0 +1,1 @@
+"""Activities recognised from a phone: two real sensors, fused, on held-out subjects."""
