@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import torch
 
+from benchmarks.cases import drawn
 from crossfuse import RecursiveCrossModalAttention
 
 BATCH, LENGTH, DIMS = 2, 300, {"video": 512, "audio": 128, "text": 512}
@@ -32,13 +33,12 @@ class Row(TypedDict):
 def measure(form: str, seed: int) -> list[tuple[float, float]]:
     """The norm of the features and the share of saturated correlations after each recursion."""
     torch.manual_seed(seed)
-    layer = RecursiveCrossModalAttention(
-        DIMS, LENGTH, RECURSIONS, form="paper" if form == "paper" else "stable", joint="others"
-    )
-    if form == "stable, O drawn":  # as if training had moved O away from zero
-        for name, weight in layer.named_parameters():
-            if name.endswith("output"):
-                torch.nn.init.xavier_uniform_(weight)
+    if form == "paper":
+        layer = RecursiveCrossModalAttention(DIMS, LENGTH, RECURSIONS, form="paper", joint="others")
+    else:
+        layer = RecursiveCrossModalAttention(DIMS, recursions=RECURSIONS)
+    if form == "stable, O drawn":  # as if training had moved the weights away from zero
+        drawn(layer)
     x = {name: torch.randn(BATCH, LENGTH, dim) for name, dim in DIMS.items()}
     with torch.no_grad():
         recursions = layer.inspect(x).recursions
