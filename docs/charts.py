@@ -5,10 +5,8 @@ own script writes. A picture whose results are not there is not drawn.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, pstdev
 from textwrap import fill
 from typing import Any
 
@@ -25,6 +23,7 @@ import crossfuse
 
 ROOT = Path(__file__).parents[1]
 WATCH = ROOT / "examples" / "watch" / "results" / "full.json"
+PHONE = ROOT / "examples" / "phone" / "results" / "full.json"
 WHICH = ROOT / "examples" / "which_fusion" / "results" / "runs.json"
 AFFWILD2 = ROOT / "examples" / "affwild2" / "results" / "table.json"
 GROWTH = ROOT / "benchmarks" / "results" / "saturation.json"
@@ -89,19 +88,35 @@ def draw_growth(figure: Figure) -> None:
 
 
 def draw_watch(figure: Figure) -> None:
-    """Accuracy on people never seen, for every method of the watch example."""
-    from examples.watch.models import METHODS
+    """Gain over concatenation on held-out subjects, for every method of the watch example."""
+    _draw_gains(figure, WATCH)
 
-    runs: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in json.loads(WATCH.read_text())["runs"]:
-        runs[run["method"]][run["seed"]].append(100 * run["accuracy"])
+
+def draw_phone(figure: Figure) -> None:
+    """The same for the phone example."""
+    _draw_gains(figure, PHONE)
+
+
+def _draw_gains(figure: Figure, file: Path) -> None:
+    """Draws paired differences of balanced accuracy and their standard errors."""
+    from examples.common.methods import BASELINE, METHODS
+    from examples.common.report import difference, grouped
+    from examples.common.runs import read_runs
+
+    table = grouped(read_runs(file))
+    found = {
+        METHODS[name].title: difference(mine, table[BASELINE], lambda run: run.balanced)
+        for name, mine in table.items()
+        if name != BASELINE
+    }
+    gains = {title: gain for title, gain in found.items() if gain is not None}
+    ranked = sorted(gains, key=lambda title: gains[title].mean, reverse=True)
     axes = figure.subplots()
-    ranked = dict(sorted(runs.items(), key=_mean, reverse=True))
-    for row, seeds in enumerate(ranked.values()):
-        means = [fmean(folds) for folds in seeds.values()]
-        _interval(axes, row, fmean(means), pstdev(means) if len(means) > 1 else 0.0)
-    names = [METHODS[method].title for method in ranked]
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="accuracy, %")
+    for row, title in enumerate(ranked):
+        _interval(axes, row, 100 * gains[title].mean, 100 * (gains[title].error or 0), sign="+")
+    axes.axvline(0, color="C7", linewidth=1)
+    axes.set(yticks=range(len(ranked)), yticklabels=ranked)
+    axes.set_xlabel("balanced accuracy less that of concatenation, points")
     axes.invert_yaxis()
 
 
@@ -110,17 +125,19 @@ FUSIONS = {
     "best": "best attainable",
     "average": "mean of three predictions",
     "concatenation": "concatenation",
+    "early": "early fusion, one TCN",
+    "lmf": "low-rank fusion (LMF)",
     "pairwise": "pairwise MultiheadAttention",
-    "self": "self-attention, concatenated",
-    "leader": "leader-follower",
-    "cross": "cross-attention",
-    "jca-stable": "JCA, stable",
-    "rcma": "RCMA, paper's form",
-    "rcma-stable": "RCMA, stable",
-    "rcma-stable-identity": "RCMA, stable, T from identity",
-    "rcma-stable-any": "RCMA, stable, length=None",
-    "rcma-stable-any-all": "… and joint of all",
-    "rcma-stable-unaligned": "RCMA, stable, own lengths",
+    "self": "encoder layer, concatenated",
+    "tokens": "modality tokens per step",
+    "transformer": "CrossModalTransformer",
+    "leader": "LeaderFollower",
+    "cross": "CrossAttention",
+    "jca": "JCA",
+    "rcma-paper": "RCMA, paper's form",
+    "rcma": "RCMA",
+    "transformer-unaligned": "CrossModalTransformer, own lengths",
+    "rcma-unaligned": "RCMA, own lengths",
 }
 RELATED = {
     "same": "same\nevery-\nwhere",
@@ -128,6 +145,7 @@ RELATED = {
     "negated": "sign flips,\nwith a\ncue",
     "missing": "strong\nstream\nmissing",
     "lengths": "sign,\nown\nlengths",
+    "slow": "sign,\nslow\nstreams",
 }
 
 
@@ -138,7 +156,8 @@ def draw_which(figure: Figure) -> None:
 
     table = cells([Run(**run) for run in json.loads(WHICH.read_text())["runs"]])
     axes = figure.subplots()
-    for row, fusion in enumerate(FUSIONS):
+    fusions = [name for name in FUSIONS if any(method == name for _, method in table)]
+    for row, fusion in enumerate(fusions):
         for column, relation in enumerate(RELATED):
             cell = table.get((relation, fusion))
             if cell is None:
@@ -152,9 +171,9 @@ def draw_which(figure: Figure) -> None:
             style = "italic" if cell.mark == BEHIND else "normal"
             text = f"{cell.mean:.2f}"
             axes.text(column, row, text, ha="center", va="center", weight=weight, style=style)
-    axes.set(xlim=(-0.5, len(RELATED) - 0.5), ylim=(len(FUSIONS) - 0.5, -0.5))
+    axes.set(xlim=(-0.5, len(RELATED) - 0.5), ylim=(len(fusions) - 0.5, -0.5))
     axes.set(xticks=range(len(RELATED)), xticklabels=RELATED.values())
-    axes.set(yticks=range(len(FUSIONS)), yticklabels=FUSIONS.values())
+    axes.set(yticks=range(len(fusions)), yticklabels=[FUSIONS[name] for name in fusions])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.tick_params(axis="x", labelsize=9)
@@ -218,8 +237,8 @@ def draw_sizes(figure: Figure) -> None:
     """How long a training step takes against the length and against the number of modalities."""
     curves = json.loads(SIZE_TIMES.read_text())["curves"]
     panels = {
-        "L": ("length L (3 modalities)", {"dense T": "RCMA", "length=None": "RCMA, length=None"}),
-        "N": ("modalities N (L = 300)", {"RCMA": "RCMA"}),
+        "L": ("length L (3 modalities)", {"with T": "RCMA, length=L", "default": "RCMA"}),
+        "N": ("modalities N (L = 300)", {"default": "RCMA"}),
     }
     for axes, (size, (words, names)) in zip(figure.subplots(2, 1), panels.items(), strict=True):
         for curve, mark in zip((c for c in curves if c["against"] == size), MARKS, strict=False):
@@ -234,14 +253,12 @@ def draw_sizes(figure: Figure) -> None:
     figure.supylabel("ms, forward and backward", fontsize=10)
 
 
-def _mean(entry: tuple[str, dict[int, list[float]]]) -> float:
-    return fmean(value for folds in entry[1].values() for value in folds)
-
-
-def _interval(axes: Axes, row: int, mean: float, spread: float, *, digits: int = 1) -> None:
+def _interval(
+    axes: Axes, row: int, mean: float, spread: float, *, digits: int = 1, sign: str = ""
+) -> None:
     axes.errorbar(mean, row, xerr=spread, fmt="o", capsize=3, color="C0")
     axes.annotate(
-        f"{mean:.{digits}f}", (mean, row), (0, 6), textcoords="offset points", ha="center"
+        f"{mean:{sign}.{digits}f}", (mean, row), (0, 6), textcoords="offset points", ha="center"
     )
 
 
@@ -249,7 +266,8 @@ def _interval(axes: Axes, row: int, mean: float, spread: float, *, digits: int =
 CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
     "parameters": (draw_parameters, None, 6.4),
     "growth": (draw_growth, GROWTH, 5.6),
-    "watch-accuracy": (draw_watch, WATCH, 3.6),
+    "watch-accuracy": (draw_watch, WATCH, 5.2),
+    "phone-accuracy": (draw_phone, PHONE, 5.2),
     "which-fusion": (draw_which, WHICH, 4.6),
     "affwild2-valence": (draw_affwild2, AFFWILD2, 7.2),
     "speed": (draw_speed, LAYER_TIMES, 2.8),
