@@ -123,10 +123,10 @@ def test_a_stream_that_is_missing_changes_no_token() -> None:
     streams = {name: torch.randn(2, 3, 4) for name in "abc"}
     masks = {"a": None, "b": torch.tensor([[True], [False]]).expand(2, 3), "c": None}
     fused = fuse(streams, masks)
-    changed = fuse(streams | {"b": streams["b"] + 1}, masks)
+    changed = fuse(streams | {"b": torch.randn(2, 3, 4)}, masks)
     torch.testing.assert_close(fused[1, :, :4], changed[1, :, :4])
     torch.testing.assert_close(fused[1, :, 8:], changed[1, :, 8:])
-    assert not torch.allclose(fused[0], changed[0])
+    assert not torch.allclose(fused[0, :, :4], changed[0, :, :4])
 
 
 @pytest.mark.parametrize("make", [EncoderLayer, ModalityTokens])
