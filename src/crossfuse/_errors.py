@@ -217,13 +217,16 @@ def check_dense(layer: str, name: str, x: Tensor) -> None:
         )
 
 
-def check_like(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+def check_like(layer: str, name: str, x: Tensor, other_name: str, other: object) -> None:
     """Refuses a tensor on another device, or of another dtype, than another.
 
-    Steps aside if the other says nothing: on meta (weights that are loaded later), quantised, in
-    storage of a dtype that is not computed with, or a shard, which is cast when it is gathered.
+    Steps aside if the other says nothing: no tensor (``weight`` is a method of torch's quantised
+    modules), on meta (weights that are loaded later), quantised, in storage of a dtype that is not
+    computed with, or a shard, which is cast when it is gathered.
     """
-    if other.is_meta or other.is_quantized or other.dtype not in _DTYPES:
+    if not isinstance(other, Tensor) or other.is_meta or other.is_quantized:
+        return
+    if other.dtype not in _DTYPES:
         return
     shard = not other.numel() or type(other) not in (Tensor, nn.Parameter)  # of FSDP1, of FSDP2
     if shard and other_name == "the parameters":

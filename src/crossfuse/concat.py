@@ -73,7 +73,7 @@ class ConcatFusion(nn.Module):
         """Fuses modalities, (B, L, d_i) or (B, d_i) each, into one tensor (B, L, D) or (B, D)."""
         if mask is None and _are_pooled(modalities):
             return self.forward(_with_one_step(modalities))[:, 0]
-        like = None if self.linear is None else self.linear.weight
+        like = getattr(self.linear, "weight", None)
         inputs = self.modalities.flatten(modalities, mask, like=like)
         joint = torch.cat(inputs.features, dim=-1)  # a new tensor, also of a single modality
         if self.linear is None:

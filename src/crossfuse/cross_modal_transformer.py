@@ -148,7 +148,9 @@ class CrossModalTransformer(nn.Module):
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Any:
         """Fuses modalities, (B, L_i, d_i) each, in and out."""
         maps = cast(list[nn.Linear], list(self.embed.values()))
-        inputs = self.modalities.flatten(modalities, mask, like=maps[0].weight, aligned=False)
+        inputs = self.modalities.flatten(
+            modalities, mask, like=getattr(maps[0], "weight", None), aligned=False
+        )
         embedded = {
             name: functional.cross_modal_positions(linear(x))
             for name, linear, x in zip(self.embed, maps, inputs.features, strict=True)

@@ -64,9 +64,10 @@ class DynamicGate(nn.Module):
     @override
     def forward(self, x: Tensor, attended: Tensor) -> Tensor:
         """Mixes features and attended features, both (B, L, d), into (B, L, d)."""
+        like = getattr(self.score, "weight", None)  # also where a tool put another module
         for name, given in (("x", x), ("attended", attended)):
             check_layout("DynamicGate", name, given, self.dim)
-            check_like("DynamicGate", name, given, "the parameters", self.score.weight)
+            check_like("DynamicGate", name, given, "the parameters", like)
         if x.shape != attended.shape:
             raise error(
                 ValueError,

@@ -89,7 +89,7 @@ class LeaderFollowerAttention(nn.Module):
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Tensor:
         """Fuses modalities, (B, L, d_i) each, into one tensor (B, L, d_leader + N k)."""
-        inputs = self.modalities.flatten(modalities, mask, like=self.norm.weight)
+        inputs = self.modalities.flatten(modalities, mask, like=getattr(self.norm, "weight", None))
         masks = zip(inputs.features, inputs.masks, strict=True)
         whole = all(valid is None for valid in inputs.masks)
         # Which modality is valid at which step, (B, L, N); None if all are everywhere.
