@@ -188,7 +188,7 @@ def rcma_step(theme: Theme) -> Picture:
     then(80, end, "tanh(· / √D)")
     product(80, [("C", (DIM, JOINT), COMPUTED, "d × D")], result)
 
-    heading(172, "Spread the correlation over the steps", "eqs. 5-7")
+    heading(172, "Apply the correlation to each step", "eqs. 5-7")
     end = product(
         232,
         [
@@ -200,7 +200,7 @@ def rcma_step(theme: Theme) -> Picture:
     then(232, end, "relu")
     product(232, [("H", (STEPS, JOINT), COMPUTED, "L × D")], result)
 
-    heading(324, "Add what was found", "eqs. 8-13")
+    heading(324, "Add the projected attention map", "eqs. 8-13")
     end = product(384, [("X", (STEPS, DIM), FIRST, "L × d")])
     picture.text(end + 15, 390, "+", size=20)
     end = product(
