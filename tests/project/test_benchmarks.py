@@ -137,6 +137,8 @@ def test_peak_memory_counts_what_lives_together() -> None:
 def test_tuning_tells_every_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "BATCHES", (1, 2))
     monkeypatch.setattr(tuning, "LENGTH", 20)
+    monkeypatch.setattr(tuning, "DIMS", (16, 16, 16))
+    monkeypatch.setattr(tuning, "BATCH", 2)
     monkeypatch.setattr(tuning, "of_compilation", lambda: 1.0)
     threads = torch.get_num_threads()
     told = json.loads(tuning.main(tmp_path, seconds=0.0).read_text())
