@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -22,7 +24,7 @@ from examples.affwild2.commands.data import Extract
 from examples.affwild2.dataset import audio, layout, text, transcript, video
 from examples.affwild2.dataset.extract import Report, extract
 from examples.affwild2.dataset.features import Features, load_features
-from examples.affwild2.dataset.files import DamagedFile
+from examples.affwild2.dataset.files import DamagedFile, hold
 from examples.affwild2.dataset.sources import ExtractOptions
 from examples.affwild2.dataset.transcript import Word
 from tests.support import affwild2
@@ -506,7 +508,9 @@ def test_speech_is_recognised_where_there_is_no_transcript(one_trial: Path, tmp_
     soundfile.write(one_trial / "audio/video2.wav", samples, 16_000)
     report = extract(one_trial, tmp_path / "out", ExtractOptions(asr=True))
     (found,) = _describe(report)
-    assert found.endswith("audio/video2.wav: ends 19.3 s before the video; its end is repeated")
+    assert found.endswith(
+        "audio/video2.wav: ends 19.3 s before the video; the rest of the voice is missing"
+    )
     (trial,) = load_features(tmp_path / "out")
     assert trial.word_ids is not None
     assert len(trial.word_ids) == len(text.recognise(samples))
@@ -548,10 +552,10 @@ FACE = "cropped_aligned/video2/00040.jpg"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     # what is done, the one line that reports it, what is absent afterwards
     "empty face": (_replace(FACE, b""), f"{FACE}: is empty; the frame is black", {"face"}),
-    "cut face": (_truncate(FACE), f"{FACE}: is no whole JPEG", {"face"}),
+    "cut face": (_truncate(FACE), f"{FACE}: is no whole picture", {"face"}),
     "png face": (
         _replace(FACE, b"\x89PNG\r\n\x1a\n"),
-        f"{FACE}: is no whole JPEG (cannot identify image file); the frame is black",
+        f"{FACE}: is no whole picture (cannot identify image file); the frame is black",
         {"face"},
     ),
     "no faces": (
@@ -576,7 +580,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, set[str]]] = {
     ),
     "cut sound": (
         _truncate("audio/video2.wav", 0.5),
-        "audio/video2.wav: ends 10.7 s before the video; its end is repeated",
+        "audio/video2.wav: ends 10.7 s before the video; the rest of the voice is missing",
         set(),
     ),
     "empty transcript": (
@@ -704,3 +708,118 @@ def test_the_command_prints_every_problem(one_trial: Path, tmp_path: Path) -> No
     said = console.export_text()
     assert f"{FACE}: is empty; the frame is black" in said
     assert "1 trials written, 0 there already, 0 left out, 3 problems" in said
+
+
+def _touch_later(path: Path, content: str) -> None:
+    """Rewrites a file with the same length or not, at another time."""
+    path.write_text(content)
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+
+
+def test_what_was_mended_is_read_again(one_trial: Path, tmp_path: Path) -> None:
+    out, words = tmp_path / "out", one_trial / "transcripts/video2.csv"
+    words.write_text("start;end;word;confidence\n0;9000;so;1\n")
+    (one_trial / FACE).write_bytes(b"")
+    assert extract(one_trial, out).written == ("video2",)
+    assert extract(one_trial, out).complete == ("video2",)
+
+    _touch_later(words, "start;end;word;confidence\n0;9000;no;1\n")
+    assert extract(one_trial, out).written == ("video2",)
+    (trial,) = load_features(out)
+    assert trial.hashed(5, 6)[0] == text.hash_words([Word(0, 1, "no")])[0]
+
+    labels = one_trial / LABELS
+    _touch_later(labels, labels.read_text().replace("-5,-5", "0.5,0.5"))
+    assert extract(one_trial, out).written == ("video2",)
+    assert len(load_features(out)[0]) == 320
+
+    Image.new("RGB", (9, 9), (200, 0, 0)).save(one_trial / FACE)  # in place
+    assert extract(one_trial, out).written == ("video2",)
+    assert load_features(out)[0].face_present[39]
+
+    _touch_later(labels, "valence,arousal\n")
+    assert extract(one_trial, out).left_out == ("video2",)
+    with pytest.raises(ValueError, match="holds no  features; run extract first"):
+        load_features(out)
+
+
+def test_workers_and_parts_write_the_same(
+    trees: dict[str, Path], extracted: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = extract(trees["wav"], out, workers=2, part=1, parts=2)
+    second = extract(trees["wav"], out, part=2, parts=2)
+    assert {*first.written} | {*second.written} == {*_by_name(extracted)}
+    assert not {*first.written} & {*second.written}
+    assert first.problems == second.problems == ()
+    for path in extracted.rglob("*.np[yz]"):
+        assert (out / path.relative_to(extracted)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(("workers", "part", "parts"), [(0, 1, 1), (1, 0, 1), (1, 3, 2)])
+def test_there_is_no_such_part(tmp_path: Path, workers: int, part: int, parts: int) -> None:
+    with pytest.raises(ValueError, match=f"found {workers} workers, part {part} of {parts}"):
+        extract(tmp_path, tmp_path / "out", workers=workers, part=part, parts=parts)
+
+
+def test_a_second_run_into_the_same_folder_is_refused(one_trial: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    message = f"extract: {out} is in use by process {os.getpid()} on "
+    with hold(out / ".extract.lock", "extract"), pytest.raises(ValueError, match=message):
+        extract(one_trial, out)
+    assert extract(one_trial, out).written == ("video2",)
+
+
+def test_the_rest_of_a_voice_that_ends_early_is_missing(one_trial: Path, tmp_path: Path) -> None:
+    path = one_trial / "audio/video2.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[: 10 * rate], rate)
+    extract(one_trial, tmp_path / "out")
+    (trial,) = load_features(tmp_path / "out")
+    assert trial.heard(0, len(trial)).tolist() == (trial.index < 150).tolist()
+    patches = trial.patches(0, len(trial))
+    assert not patches[trial.index >= 150].any()
+    assert patches[trial.index < 150].any()
+
+
+@pytest.mark.parametrize("official", [320, 321, 330])
+def test_a_frame_after_the_video_takes_the_last_sound(
+    one_trial: Path, tmp_path: Path, official: int
+) -> None:
+    (one_trial / LABELS).write_text("valence,arousal\n" + "0.1,0.2\n" * official)
+    path = one_trial / "audio/video2.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[: round(320 / 15 * rate)], rate)
+    report = extract(one_trial, tmp_path / "out")
+    assert _describe(report) == []
+    (trial,) = load_features(tmp_path / "out")
+    assert len(trial) == official
+    mel = audio.log_mel(audio.read_audio(path))
+    last = round((len(mel) - 96) // (100 / 15) * (100 / 15))
+    for frame in range(320, official):
+        np.testing.assert_array_equal(trial.patches(frame, frame + 1)[0], mel[last : last + 96])
+
+
+def test_frames_of_varying_times_take_their_own_words_and_sound(
+    one_trial: Path, tmp_path: Path
+) -> None:
+    times = np.concatenate([np.arange(160) / 10, 16 + np.arange(160) / 50])
+    with av.open(str(one_trial / "video2.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for time in times:
+            frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    words = "start;end;word;confidence\n15900;16300;yes;1\n"
+    (one_trial / "transcripts/video2.csv").write_text(words)
+    report = extract(one_trial, tmp_path / "out", ExtractOptions(drop_invalid=False))
+    assert _describe(report) == []
+    (trial,) = load_features(tmp_path / "out")
+    said = [t for t, i in zip(times, trial.word_index, strict=True) if i == 0]
+    assert said == [t for t in times if 15.9 < t <= 16.3]
+    assert abs(trial.mel_rows - np.minimum(times * 100, trial.mel_rows.max())).max() <= 1

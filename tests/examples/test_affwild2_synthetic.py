@@ -488,8 +488,10 @@ def test_rows_outside_the_range_or_without_numbers_are_invalid(tmp_path: Path) -
     path.write_text("\n".join(["valence, arousal", *rows]))
     annotation = layout.read_annotation(path)
     assert annotation.valid.tolist() == [True, False, True, False, False, True, *[False] * 4]
-    (problem,) = annotation.problems
+    problem, outside = annotation.problems
     assert "3 of 10 lines are not two numbers (the first is line 5)" in problem
+    assert "2 of 10 lines lie outside of [-1, 1] and are not -5" in outside
+    assert "(the first is line 9: '1.1,0'); those frames are left out; is it another" in outside
 
 
 def test_a_damaged_sample_file_is_one_line(tmp_path: Path) -> None:

@@ -11,21 +11,18 @@ frames at 30 fps. An option: it does not fit VGGish.
 
 from pathlib import Path
 
-import av
 import numpy as np
-import soundfile
-import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from examples.affwild2.dataset.files import DamagedFile
+from examples.affwild2.dataset.sound import Samples, read_sound
 
-Samples = NDArray[np.int16]
 Floats = NDArray[np.float32]
 
 RATE, WINDOW, HOP, FFT = 16_000, 400, 160, 512
 BANDS, LOWEST, HIGHEST = 64, 125.0, 7500.0
 ROWS_PER_SECOND, PATCH = 100, 96
+MISSING = -1  # instead of a row: nothing is known of the sound at that time
 BLOCK = 4096  # rows transformed at once, so that an hour of sound fits in memory
 
 
@@ -33,26 +30,13 @@ def read_audio(path: Path, rate: int = RATE) -> Samples:
     """Reads a sound file, or the sound track of a video, as mono 16-bit samples.
 
     Args:
-        path: A file that soundfile knows (wav, flac, ogg, mp3), or a video for PyAV.
+        path: A file that soundfile knows (wav, flac, ogg, mp3), or any for PyAV.
         rate: Sampling rate to return.
 
     Raises:
         DamagedFile: The file cannot be read or has no sound.
     """
-    try:
-        if path.suffix.lower() in {".mp4", ".avi", ".mkv", ".mov", ".m4a"}:
-            sound, found = _read_track(path)
-        else:
-            sound, found = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError, av.FFmpegError) as error:
-        raise DamagedFile(path, f"cannot be read as sound ({_last_line(error)})") from error
-    mono = sound.mean(axis=1)
-    if not len(mono):
-        raise DamagedFile(path, "has a sound track without samples")
-    if found != rate:
-        mono = soxr.resample(mono, found, rate)
-    scaled = np.clip(np.round(mono * 2.0**15), -(2**15), 2**15 - 1)
-    return np.asarray(scaled, np.int16)
+    return read_sound(path, rate).samples
 
 
 def log_mel(samples: Samples) -> Floats:
@@ -108,6 +92,18 @@ def patch_rows(mel_length: int, fps: float, frames: int) -> NDArray[np.int64]:
     return np.round(np.minimum(np.arange(frames), last) * step).astype(np.int64)
 
 
+def rows_at(mel_length: int, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the row of M nearest to each time in s, (T,); times after the last patch repeat it.
+
+    Raises:
+        ValueError: There is no whole patch.
+    """
+    if mel_length < PATCH:
+        raise ValueError(f"rows_at: a patch has {PATCH} rows, found only {mel_length}")
+    rows = np.round(times * ROWS_PER_SECOND)
+    return np.clip(rows, 0, mel_length - PATCH).astype(np.int64)
+
+
 def gather_patches(mel: Floats, rows: NDArray[np.int64]) -> Floats:
     """Gathers the patches that begin at ``rows``: (N, 64), (T,) -> (T, 96, 64)."""
     return np.asarray(mel[rows[:, None] + np.arange(PATCH)])
@@ -161,24 +157,3 @@ def _hertz_to_mel(hertz: float | NDArray[np.float64]) -> NDArray[np.float64]:
 def _hann(length: int) -> NDArray[np.float64]:
     """The periodic Hann window."""
     return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length))
-
-
-def _read_track(path: Path) -> tuple[Floats, int]:
-    with av.open(str(path)) as container:
-        if not container.streams.audio:
-            raise DamagedFile(path, "has no sound track")
-        stream = container.streams.audio[0]
-        rate = stream.rate
-        to_float = av.AudioResampler(format="flt", layout="mono", rate=rate)
-        chunks = [
-            part.to_ndarray().reshape(-1)
-            for frame in container.decode(stream)
-            for part in to_float.resample(frame)
-        ]
-    sound = np.concatenate([np.zeros(0, np.float32), *chunks]).astype(np.float32)
-    return sound[:, None], rate
-
-
-def _last_line(error: Exception) -> str:
-    message = str(getattr(error, "strerror", None) or error).strip()
-    return message.splitlines()[-1] if message else type(error).__name__

@@ -1,12 +1,14 @@
 """The challenge's test file: what it wants, and how predictions are written."""
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.files import DamagedFile, read_lines, whole
 from examples.affwild2.dataset.layout import HEADER
 
 
@@ -26,14 +28,15 @@ def read_sample(path: Path) -> list[SampleRow]:
             picture.
     """
     header, *lines = read_lines(path)
-    if not header.replace(" ", "").startswith("image_location"):
+    if header.replace(" ", "").lower() != f"image_location,{HEADER}".replace(" ", ""):
         raise DamagedFile(path, f"line 1 must be 'image_location,{HEADER}', found {header[:40]!r}")
     rows = []
     for number, line in enumerate(lines, start=2):
-        location = line.split(",")[0].strip()
+        location, *values = (part.strip() for part in line.split(","))
         trial, _, picture = location.rpartition("/")
         frame = picture.split(".")[0]
-        if not (trial and frame.isdecimal() and int(frame)):
+        odd = len(values) != len(HEADER.split(",")) or not set("\"'").isdisjoint(location)
+        if odd or not (trial and frame.isdecimal() and int(frame)):
             raise DamagedFile(
                 path, f"line {number} must be 'trial/00001.jpg,0,0', found {line[:40]!r}"
             )
@@ -57,10 +60,11 @@ def write_challenge_file(
     A prediction that is too short is extended by its last value; a trial without one gets zeros.
 
     Returns:
-        The names of the trials without a prediction.
+        One line per trial without a prediction, or with one that is too short.
 
     Raises:
         DamagedFile: The sample file cannot be used.
+        ValueError: A prediction is not finite, or no trial of the sample file has one.
     """
     wanted = read_sample(sample)
     both = {
@@ -68,10 +72,26 @@ def write_challenge_file(
         for name in dict.fromkeys(row.trial for row in wanted)
         if name in valence and name in arousal
     }
+    if not both:
+        raise ValueError(f"{sample}: no trial of this file has a prediction; is it the right file?")
+    for name, pair in both.items():
+        if not all(math.isfinite(value) for part in pair for value in part):
+            raise ValueError(f"{name}: its predictions are not finite; nothing is written")
     rows = [f"image_location,{HEADER}"]
     for location, trial, frame in wanted:
         v, a = (part[min(frame, len(part)) - 1] for part in both.get(trial, ([0.0], [0.0])))
         rows.append(f"{location},{v:.6f},{a:.6f}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(rows) + "\n")
-    return [name for name in dict.fromkeys(row.trial for row in wanted) if name not in both]
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; name a file")
+    with whole(path) as partial:
+        partial.write_text("\n".join(rows) + "\n")
+    return list(_problems(wanted, {name: len(pair[0]) for name, pair in both.items()}))
+
+
+def _problems(wanted: list[SampleRow], lengths: Mapping[str, int]) -> Iterator[str]:
+    beyond = Counter(row.trial for row in wanted if row.frame > lengths.get(row.trial, 0))
+    for name, count in beyond.items():
+        if name in lengths:
+            yield f"{name}: {count} rows lie beyond its predictions; they repeat the last value"
+        else:
+            yield f"{name}: has no features; its rows are zeros"

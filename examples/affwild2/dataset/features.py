@@ -4,14 +4,18 @@ Shapes: T kept frames of a trial, N log-mel rows and n words of its video.
 """
 
 import json
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.affwild2.dataset.audio import BANDS, PATCH, gather_patches
+from examples.affwild2.dataset.audio import BANDS, MISSING, PATCH, gather_patches
+from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.layout import Partition
+from examples.affwild2.dataset.mapped import Mapped
 from examples.affwild2.dataset.text import gather_words
 
 TRIALS, SOURCES = "trials", "videos"
@@ -33,7 +37,7 @@ class Features:
         faces: RGB, black where there is no face, (T, 48, 48, 3).
         face_present: Whether there is one, (T,).
         mel: Log-mel rows of the video, (N, 64); ``None`` without sound.
-        mel_rows: Where each frame's patch begins, (T,).
+        mel_rows: Where each frame's patch begins, -1 where the sound is missing, (T,).
         word_ids: Hashed words of the video, (n,); ``None`` without a transcript.
         word_vectors: BERT vectors of the words, (n, d), none of them without a transcript; ``None``
             if they were not asked for.
@@ -61,10 +65,18 @@ class Features:
 
     def patches(self, start: int, stop: int) -> NDArray[np.float32]:
         """Log-mel patches of frames start to stop, (L, 96, 64); zeros without sound."""
+        rows, heard = self.mel_rows[start:stop], self.heard(start, stop)
+        patches = np.zeros((len(rows), PATCH, BANDS), np.float32)
+        if self.mel is not None:
+            patches[heard] = gather_patches(self.mel, rows[heard])
+        return patches
+
+    def heard(self, start: int, stop: int) -> NDArray[np.bool_]:
+        """Whether anything is known of the sound at frames start to stop, (L,)."""
         rows = self.mel_rows[start:stop]
-        if self.mel is None:
-            return np.zeros((len(rows), PATCH, BANDS), np.float32)
-        return gather_patches(self.mel, rows)
+        length = 0 if self.mel is None else len(self.mel)
+        known: NDArray[np.bool_] = (rows != MISSING) & (rows + PATCH <= length)
+        return known
 
     def hashed(self, start: int, stop: int) -> NDArray[np.int64]:
         """Hashed words of frames start to stop, 0 for none, (L,)."""
@@ -112,6 +124,16 @@ def _with_vectors(trials: list[Features]) -> list[Features]:
 
 
 def _load(out: Path, folder: Path) -> Features:
+    try:
+        return _read(out, folder)
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DamagedFile):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        raise DamagedFile(folder, f"cannot be read ({said}); extract it again") from error
+
+
+def _read(out: Path, folder: Path) -> Features:
     meta = json.loads((folder / "meta.json").read_text())
     source = out / SOURCES / meta["source"]
     words = dict(np.load(source / "words.npz")) if (source / "words.npz").exists() else {}
@@ -122,8 +144,9 @@ def _load(out: Path, folder: Path) -> Features:
             source=meta["source"],
             fps=float("nan") if meta["fps"] is None else meta["fps"],
             frames=meta["frames"],
-            faces=np.load(folder / "faces.npy", mmap_mode="r"),
-            mel=np.load(source / "mel.npy", mmap_mode="r") if meta["sound"] else None,
+            # a Mapped is read by rows as an array is
+            faces=cast(NDArray[np.uint8], Mapped(folder / "faces.npy")),
+            mel=cast(NDArray[np.float32], Mapped(source / "mel.npy")) if meta["sound"] else None,
             word_ids=words.get("ids"),
             word_vectors=words.get("vectors"),
             **frames,

@@ -1,5 +1,8 @@
 """Reads text files in one line of trouble, and writes whole files or none."""
 
+import fcntl
+import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,41 @@ def whole(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     yield partial
+    if path.is_dir():
+        shutil.rmtree(path)  # the new one is whole: a run that is stopped here writes it again
     partial.replace(path)
+
+
+@contextmanager
+def hold(path: Path, who: str) -> Iterator[None]:
+    """Holds a lock file, so that no second run writes into the same folder.
+
+    Raises:
+        ValueError: Another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f"{who}: {path.parent} is in use by {file.read().strip() or 'another process'}; "
+                "wait for it, or name a new folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def stamp(*paths: Path | None) -> dict[str, list[int]]:
+    """Size and time of change of files and folders, by which a changed one is known."""
+    found = {path: path.stat() for path in paths if path is not None and path.exists()}
+    return {
+        str(path): [0 if path.is_dir() else status.st_size, status.st_mtime_ns]
+        for path, status in found.items()
+    }
 
 
 class DamagedFile(ValueError):

@@ -27,6 +27,7 @@ from examples.affwild2.dataset.scan import Scan, scan
 from examples.affwild2.dataset.transcript import is_transcript
 
 Number = TypeVar("Number", bound=np.generic)
+Rates = dict[str, tuple[float, int]]
 Partition = Literal["train", "validation", "test"]
 PARTITIONS: tuple[Partition, ...] = ("train", "validation", "test")
 
@@ -37,6 +38,7 @@ TEST_NAMES = Path(
 TEST_SAMPLE = Path("CVPR_6th_ABAW_VA_test_set_sample.txt")
 FRAME_RATES = Path("frame_rates.csv")
 HEADER = "valence,arousal"
+UNRATED = -5.0
 ANNOTATIONS: dict[Partition, tuple[str, ...]] = {
     "train": (
         "6th ABAW Annotations/VA_Estimation_Challenge/Train_Set",
@@ -69,6 +71,7 @@ class Trial:
         video: The video file, if there is one.
         sound: Its sound as a separate file, if there is one.
         transcript: Its words, if there are any.
+        first: Number of the first frame's crop, 1 or 0.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Trial:
     video: Path | None
     sound: Path | None
     transcript: Path | None
+    first: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Layout:
 
     root: Path
     trials: tuple[Trial, ...]
-    rates: dict[str, tuple[float, int]]
+    rates: Rates
     sample: Path | None
     problems: tuple[str, ...]
 
@@ -107,7 +111,7 @@ class Annotation:
     Attributes:
         values: Valence and arousal of every frame as written, (T, 2).
         valid: Whether both lie in [-1, 1], (T,); -5 means that nobody rated the frame.
-        problems: One line about rows that are not numbers.
+        problems: Lines about rows that are not numbers or out of range.
     """
 
     values: NDArray[np.float32]
@@ -138,7 +142,13 @@ def resolve(root: Path) -> Layout:
             source = source_of(name, sources)
             faces = found.crops.get(name, [root / FACES / name])[0]
             trials[name] = Trial(
-                name, partition, source, faces, labels, *_media_of(media, source, problems)
+                name,
+                partition,
+                source,
+                faces,
+                labels,
+                *_media_of(media, source, problems),
+                first=0 if faces.parent in found.from_zero else 1,
             )
     if not trials:
         raise ValueError(
@@ -146,6 +156,10 @@ def resolve(root: Path) -> Layout:
             "below any folder of any edition"
         )
     problems += _other_crops(root, found, set(trials))
+    problems += [
+        f"{folder}: its crops are numbered from 0; number 0 is the first frame"
+        for folder in sorted({trial.faces.parent for trial in trials.values() if not trial.first})
+    ]
     return Layout(root, tuple(trials.values()), rates, sample, tuple(dict.fromkeys(problems)))
 
 
@@ -170,14 +184,23 @@ def read_annotation(path: Path) -> Annotation:
         raise DamagedFile(path, f"line 1 must be {HEADER!r}, found {lines[0][:40]!r}")
     values = np.array([_pair(line) for line in lines[1:]], np.float32).reshape(-1, 2)
     valid = np.asarray(((values >= -1) & (values <= 1)).all(axis=1))
-    if not valid.any():
-        raise DamagedFile(path, f"has no valid frame among its {len(values)}")
-    broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    numbers = np.isfinite(values).all(axis=1)
+    outside = np.flatnonzero(numbers & ~valid & (values != UNRATED).all(axis=1))
+    broken = np.flatnonzero(~numbers)
     problems = [
         f"{path}: {len(broken)} of {len(values)} lines are not two numbers (the first is line "
         f"{broken[0] + 2}); those frames are left out"
         for _ in broken[:1]
     ]
+    problems += [
+        f"{path}: {len(outside)} of {len(values)} lines lie outside of [-1, 1] and are not -5 (the "
+        f"first is line {row + 2}: {lines[row + 1][:40]!r}); those frames are left out; is it "
+        "another scale?"
+        for row in outside[:1]
+    ]
+    if not valid.any():
+        hint = f", of which {len(outside)} lie outside of [-1, 1]" if len(outside) else ""
+        raise DamagedFile(path, f"has no valid frame among its {len(values)}{hint}")
     return Annotation(values, valid, tuple(problems))
 
 
@@ -355,9 +378,9 @@ def _first_line(path: Path) -> str:
         return ""
 
 
-def _read_rates(path: Path, problems: list[str]) -> dict[str, tuple[float, int]]:
+def _read_rates(path: Path, problems: list[str]) -> Rates:
     """Reads ``video,fps,frames``; the file is only there where there are no video files."""
-    rates: dict[str, tuple[float, int]] = {}
+    rates: Rates = {}
     try:
         lines = read_lines(path)[1:] if path.exists() else []
     except DamagedFile as error:

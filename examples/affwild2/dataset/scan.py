@@ -21,11 +21,13 @@ class Scan:
     Attributes:
         files: All files except crops and hidden ones, sorted.
         crops: The folders of crops by their name, which is a trial's.
+        from_zero: Folders of such folders in which any crop has the number 0.
         problems: One line per folder that cannot be read.
     """
 
     files: list[Path] = field(default_factory=list)
     crops: dict[str, list[Path]] = field(default_factory=dict)
+    from_zero: set[Path] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
 
@@ -44,6 +46,8 @@ def scan(root: Path) -> Scan:
                 first = [entry.name for entry in islice(entries, PEEK)]
                 if folder != root and _holds_crops(first):
                     found.crops.setdefault(folder.name, []).append(folder)
+                    if _has_zero(folder, first):
+                        found.from_zero.add(folder.parent)
                     continue
                 names = sorted([*first, *(entry.name for entry in entries)])
         except OSError as error:
@@ -69,6 +73,14 @@ def crop_number(name: str) -> int | None:
 def _holds_crops(names: list[str]) -> bool:
     """More numbered pictures than anything else, among the first entries."""
     return 2 * sum(crop_number(name) is not None for name in names) > len(names)
+
+
+def _has_zero(folder: Path, names: list[str]) -> bool:
+    """Whether the crop with the number 0 is there, by the pattern of another one's name."""
+    name = next(name for name in names if crop_number(name) is not None)
+    stem, _, suffix = name.rpartition(".")
+    zero = NUMBER.sub(lambda digits: "0" * len(digits.group()), stem)
+    return (folder / f"{zero}.{suffix}").exists()
 
 
 def _is_wanted(name: str) -> bool:

@@ -10,13 +10,15 @@ import numpy as np
 
 from examples.affwild2.dataset.audio import RATE, decibel_patches, log_mel, read_audio
 from examples.affwild2.dataset.features import SOURCES
-from examples.affwild2.dataset.files import DamagedFile, whole
-from examples.affwild2.dataset.layout import FRAME_RATES, Layout, Trial
+from examples.affwild2.dataset.files import DamagedFile, stamp, whole
+from examples.affwild2.dataset.layout import FRAME_RATES, Rates, Trial
+from examples.affwild2.dataset.sound import read_sound
 from examples.affwild2.dataset.text import BertWords, hash_words, recognise
 from examples.affwild2.dataset.transcript import Word, read_transcript, write_transcript
-from examples.affwild2.dataset.video import probe
+from examples.affwild2.dataset.video import Clock, read_clock
 
 SHORT = 1.0  # seconds that sound, labels and video may differ before it is reported
+FOREVER = 1e9  # s
 
 
 @dataclass(frozen=True)
@@ -41,42 +43,80 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class Source:
-    """What a video offers besides faces: its rate, sound (rows of log-mel) and words."""
+    """What a video offers besides faces: its clock, sound (rows of log-mel) and words.
 
-    fps: float | None
-    frames: int
+    Attributes:
+        clock: When its frames are shown; ``None`` if no file says.
+        mel_length: Rows of log-mel, 0 without sound.
+        missing: From when to when nothing is known of the sound, in s.
+        words: ``None`` without a transcript.
+        problems: One line each.
+        inputs: The files that all this comes from, by which a changed one is known.
+    """
+
+    clock: Clock | None
     mel_length: int
+    missing: list[tuple[float, float]]
     words: list[Word] | None
     problems: list[str]
+    inputs: dict[str, Any]
 
 
 def read_source(
-    layout: Layout, trial: Trial, out: Path, bert: BertWords | None, options: ExtractOptions
+    rates: Rates, trial: Trial, out: Path, bert: BertWords | None, options: ExtractOptions
 ) -> Source:
-    """Extracts sound and words of a trial's video, or reads what is there."""
+    """Extracts sound and words of a trial's video, or reads what is there and up to date."""
     folder = out / SOURCES / trial.source
-    if not folder.exists():
+    inputs: dict[str, Any] = dict(stamp(trial.video, trial.sound, trial.transcript))
+    if trial.source in rates:
+        inputs[str(FRAME_RATES)] = list(rates[trial.source])
+    if read_meta(folder).get("inputs") != inputs:
         with whole(folder) as partial:
             partial.mkdir(parents=True)
-            _write_source(partial, layout, trial, bert, options)
-    meta = json.loads((folder / "meta.json").read_text())
-    transcript = folder / "words.csv"
-    words = read_transcript(transcript) if transcript.exists() else None
-    return Source(words=words, **meta)
+            _write_source(partial, rates, trial, bert, options, inputs)
+    meta = read_meta(folder)
+    transcript, times = folder / "words.csv", folder / "times.npy"
+    clock = None
+    if meta["fps"] is not None:
+        clock = Clock(meta["fps"], meta["frames"], np.load(times) if times.exists() else None)
+    return Source(
+        clock,
+        meta["mel_length"],
+        [(start, end) for start, end in meta["missing"]],
+        read_transcript(transcript) if transcript.exists() else None,
+        meta["problems"],
+        inputs,
+    )
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Reads what is written beside extracted arrays, nothing where there is none."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _write_source(
-    folder: Path, layout: Layout, trial: Trial, bert: BertWords | None, options: ExtractOptions
+    folder: Path,
+    rates: Rates,
+    trial: Trial,
+    bert: BertWords | None,
+    options: ExtractOptions,
+    inputs: dict[str, Any],
 ) -> None:
     problems: list[str] = []
-    fps, frames = _rate(layout, trial, problems)
+    clock = _clock(rates, trial, problems)
+    if clock is not None and clock.times is not None:
+        np.save(folder / "times.npy", clock.times)
     sound = trial.sound or trial.video
-    mel_length = 0
+    mel_length, missing = 0, list[tuple[float, float]]()
     if sound is None:
         problems.append(f"{trial.source}: has no sound file and no video; the voice is absent")
-    elif fps is not None:
-        mel_length = _write_sound(folder, sound, fps, frames, options, problems)
-    length = 1000 * frames / fps if fps else math.inf
+    elif clock is not None:
+        mel_length, missing = _write_sound(folder, sound, clock, options, problems)
+    length = math.inf if clock is None else 1000 * clock.frames / clock.fps
     words = _words(trial, length, sound if options.asr and mel_length else None, problems)
     if words is not None:
         write_transcript(folder / "words.csv", words)
@@ -84,48 +124,56 @@ def _write_source(
         if bert is not None:
             arrays["vectors"] = bert.embed(words)
         np.savez(folder / "words.npz", **arrays)
-    meta = {"fps": fps, "frames": frames, "mel_length": mel_length, "problems": problems}
+    meta = {
+        "fps": None if clock is None else clock.fps,
+        "frames": 0 if clock is None else clock.frames,
+        "mel_length": mel_length,
+        "missing": missing,
+        "problems": problems,
+        "inputs": inputs,
+    }
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
 
 
-def _rate(layout: Layout, trial: Trial, problems: list[str]) -> tuple[float | None, int]:
+def _clock(rates: Rates, trial: Trial, problems: list[str]) -> Clock | None:
     """Asks the video file, then ``frame_rates.csv``."""
     damage = f"{trial.source}: no file gives its frame rate"
     if trial.video is not None:
         try:
-            return probe(trial.video)
+            return read_clock(trial.video)
         except DamagedFile as error:
             damage = str(error)
-            if trial.source in layout.rates:
+            if trial.source in rates:
                 problems.append(f"{damage}; its frame rate comes from {FRAME_RATES}")
-    if trial.source in layout.rates:
-        return layout.rates[trial.source]
+    if trial.source in rates:
+        return Clock(*rates[trial.source], None)
     problems.append(f"{damage}; the voice and the words are absent")
-    return None, 0
+    return None
 
 
 def _write_sound(
-    folder: Path,
-    sound: Path,
-    fps: float,
-    frames: int,
-    options: ExtractOptions,
-    problems: list[str],
-) -> int:
-    """Writes log-mel rows and returns their number, 0 where the sound cannot be read."""
+    folder: Path, path: Path, clock: Clock, options: ExtractOptions, problems: list[str]
+) -> tuple[int, list[tuple[float, float]]]:
+    """Writes log-mel rows; returns their number, 0 without sound, and what is missing of it."""
     try:
-        samples = read_audio(sound)
-        missing = frames / fps - len(samples) / RATE
-        if missing > SHORT:
-            problems.append(f"{sound}: ends {missing:.1f} s before the video; its end is repeated")
-        mel = log_mel(samples)
+        sound = read_sound(path, RATE)
+        problems += sound.problems
+        missing, end = list(sound.missing), len(sound.samples) / RATE
+        last = float(clock.at(np.array([clock.frames]))[0])
+        if last - end > SHORT:
+            problems.append(
+                f"{path}: ends {last - end:.1f} s before the video; "
+                "the rest of the voice is missing"
+            )
+            missing.append((end, last))
+        mel = log_mel(sound.samples)
         np.save(folder / "mel.npy", mel)
         if options.decibel:
-            np.save(folder / "decibel.npy", decibel_patches(read_audio(sound, 44_100), fps))
+            np.save(folder / "decibel.npy", decibel_patches(read_audio(path, 44_100), clock.fps))
     except DamagedFile as error:
         problems.append(f"{error}; the voice is absent")
-        return 0
-    return len(mel)
+        return 0, []
+    return len(mel), [(start, min(stop, FOREVER)) for start, stop in missing]
 
 
 def _words(

@@ -1,11 +1,12 @@
-"""Reads face crops and asks video files for their frame rate.
+"""Reads face crops and asks video files for the times of their frames.
 
-Face crops are numbered from 1; a number that is absent means that no face was found, and the frame
-is black. A file that is there but damaged becomes black too, with one line that names it.
+Crops are numbered, from 1 or from 0; a number that is absent means that no face was found, and the
+frame is black. A file that is there but damaged becomes black too, with one line per folder.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -15,8 +16,18 @@ from PIL import Image
 from torch import Tensor
 
 from examples.affwild2.dataset.files import DamagedFile
+from examples.affwild2.dataset.scan import crop_number
+from examples.affwild2.dataset.sound import origin
 
 SIZE, CROP = 48, 40
+EVEN = 0.002  # s that a frame may be off an even clock: containers round to 1 ms
+FORMATS = {
+    ".jpg": {"JPEG", "MPO"},
+    ".jpeg": {"JPEG", "MPO"},
+    ".png": {"PNG"},
+    ".bmp": {"BMP"},
+    ".webp": {"WEBP"},
+}
 
 
 @dataclass(frozen=True)
@@ -26,21 +37,46 @@ class Faces:
     Attributes:
         pixels: RGB, black where there is no face, (T, 48, 48, 3).
         present: Whether there is one, (T,).
-        problems: One line per damaged file.
+        problems: One line about damaged files.
+        damaged: These files.
     """
 
     pixels: NDArray[np.uint8]
     present: NDArray[np.bool_]
     problems: tuple[str, ...]
+    damaged: tuple[Path, ...] = ()
 
 
-def read_faces(folder: Path, index: NDArray[np.int64], size: int = SIZE) -> Faces:
+class Clock(NamedTuple):
+    """When the frames of a video are shown.
+
+    Attributes:
+        fps: Frames per second, on average.
+        frames: How many there are.
+        times: In s from the start of the file, (frames,); ``None``: frame i at i / fps.
+    """
+
+    fps: float
+    frames: int
+    times: NDArray[np.float64] | None
+
+    def at(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Times of frames, in s; those after the last one follow at the average rate."""
+        if self.times is None:
+            return np.asarray(index / self.fps)
+        last = len(self.times) - 1
+        inside = self.times[np.minimum(index, last)]
+        return np.asarray(inside + np.maximum(index - last, 0) / self.fps)
+
+
+def read_faces(folder: Path, index: NDArray[np.int64], size: int = SIZE, first: int = 1) -> Faces:
     """Reads the crops of the frames ``index`` and resizes them (bicubic).
 
     Args:
-        folder: Holds ``00001.jpg`` for frame 0 and so on.
+        folder: Holds ``00001.jpg`` for frame 0 and so on, or other pictures with numbers.
         index: Frames, counted from 0, (T,).
         size: Side of the square to return.
+        first: Number of the crop of frame 0.
     """
     pixels = np.zeros((len(index), size, size, 3), np.uint8)
     present = np.zeros(len(index), bool)
@@ -48,28 +84,47 @@ def read_faces(folder: Path, index: NDArray[np.int64], size: int = SIZE) -> Face
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; every face is black")
         return Faces(pixels, present, tuple(problems))
+    crops = _list_crops(folder)
+    damaged: dict[Path, str] = {}
+    renamed: list[Path] = []
     for i, frame in enumerate(index.tolist()):
-        path = folder / f"{frame + 1:05d}.jpg"
-        try:
-            pixels[i] = _read_picture(path, size)
-            present[i] = True
-        except FileNotFoundError:
+        if (name := crops.get(frame + first)) is None:
             continue
+        path = folder / name
+        try:
+            pixels[i], form = _read_picture(path, size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            problems.append(f"{path}: {_damage(path, error)}; the frame is black")
-    if not present.any() and not problems:
-        problems.append(f"{folder}: holds no 00001.jpg or later; every face is black")
-    return Faces(pixels, present, tuple(problems))
+            damaged[path] = _damage(path, error)
+            continue
+        present[i] = True
+        if form not in FORMATS[path.suffix.lower()]:
+            renamed.append(path)
+    if renamed:
+        problems.append(
+            f"{renamed[0]}: is of another format than its name says, as are {len(renamed) - 1} "
+            "more of its folder; they are read"
+        )
+    if damaged:
+        path, what = next(iter(damaged.items()))
+        more = f", as are {len(damaged) - 1} more of its folder" if len(damaged) > 1 else ""
+        frames = "those frames are" if more else "the frame is"
+        problems.append(f"{path}: {what}{more}; {frames} black")
+    elif not present.any():
+        problems.append(f"{folder}: holds no {first:05d}.jpg or later; every face is black")
+    return Faces(pixels, present, tuple(problems), tuple(damaged))
 
 
 def last_face(folder: Path) -> int:
     """Returns the highest number among the crops, 0 where there are none."""
-    numbers = [int(path.stem) for path in folder.glob("*.jpg") if path.stem.isdecimal()]
-    return max(numbers, default=0)
+    return max(_list_crops(folder), default=0) if folder.is_dir() else 0
 
 
-def probe(path: Path) -> tuple[float, int]:
-    """Reads the frame rate and the number of frames of a video file.
+def probe(path: Path, *, count: bool = True) -> tuple[float, int]:
+    """Reads the average frame rate and the number of frames of a video file.
+
+    Args:
+        path: The file.
+        count: Counts the frames where the header does not; else they come from the duration.
 
     Raises:
         DamagedFile: The file is no video, has no frame rate, or is cut short.
@@ -80,12 +135,60 @@ def probe(path: Path) -> tuple[float, int]:
                 raise DamagedFile(path, "has no pictures")
             stream = container.streams.video[0]
             rate = stream.average_rate
-            frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+            frames = stream.frames
+            if not frames and count:
+                frames = sum(packet.size > 0 for packet in container.demux(stream))
+            elif not frames and rate and container.duration:
+                frames = round(container.duration / av.time_base * rate)
     except (OSError, av.FFmpegError) as error:
         raise DamagedFile(path, f"cannot be read as video ({_short(error)})") from error
     if not rate or not frames:
         raise DamagedFile(path, "does not give its frame rate or number of frames")
     return float(rate), int(frames)
+
+
+def frame_times(path: Path) -> NDArray[np.float64]:
+    """Reads when each frame of a video is shown, in s from the start of the file, (T,).
+
+    Empty where the container does not say. Reads all of the file, but decodes nothing.
+    """
+    stamps: list[int] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        try:
+            for packet in container.demux(stream):
+                if packet.size and not packet.is_discard:
+                    if packet.pts is None:
+                        return np.zeros(0)
+                    stamps.append(packet.pts)
+        except av.FFmpegError:
+            pass  # a file that is cut: what was read has its times
+        return np.sort(np.array(stamps, np.float64)) * float(stream.time_base or 0) - origin(
+            container
+        )
+
+
+def read_clock(path: Path) -> Clock:
+    """Reads the frame rate, the number of frames and, unless they are even, the times of a video.
+
+    Raises:
+        DamagedFile: As ``probe``.
+    """
+    rate, frames = probe(path)
+    times = frame_times(path)
+    if len(times) < 2 or times[-1] <= times[0]:
+        return Clock(rate, frames, None)
+    steps = np.arange(len(times))
+    for fps in (rate, (len(times) - 1) / (times[-1] - times[0])):
+        if np.abs(times - steps / fps).max() < EVEN:
+            return Clock(fps, len(times), None)
+    return Clock(fps, len(times), times)
+
+
+def _list_crops(folder: Path) -> dict[int, str]:
+    """Lists the crops of a folder by their numbers."""
+    names = sorted((path.name for path in folder.iterdir()), reverse=True)
+    return {number: name for name in names if (number := crop_number(name)) is not None}
 
 
 def crop(faces: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -115,15 +218,15 @@ def to_unit(faces: Tensor) -> Tensor:
     return faces.movedim(-1, -3).to(torch.float32) / 127.5 - 1
 
 
-def _read_picture(path: Path, size: int) -> NDArray[np.uint8]:
-    with Image.open(path, formats=("JPEG",)) as picture:
-        return np.asarray(picture.convert("RGB").resize((size, size)))
+def _read_picture(path: Path, size: int) -> tuple[NDArray[np.uint8], str]:
+    with Image.open(path, formats=("JPEG", "PNG", "BMP", "WEBP")) as picture:
+        return np.asarray(picture.convert("RGB").resize((size, size))), picture.format or ""
 
 
 def _damage(path: Path, error: Exception) -> str:
-    if not path.stat().st_size:
+    if path.exists() and not path.stat().st_size:
         return "is empty"
-    return f"is no whole JPEG ({_short(error).replace(f' {str(path)!r}', '')})"
+    return f"is no whole picture ({_short(error).replace(f' {str(path)!r}', '')})"
 
 
 def _short(error: Exception) -> str:
