@@ -114,8 +114,7 @@ class CrossAttention(nn.Module):
         return f"{self.modalities}, temperature={self.temperature}"
 
     def _weight(self, one: str, other: str) -> Tensor:
-        # As an attribute: parametrized, functional or replicated, it is not a parameter.
-        weight: Tensor = getattr(self.weights[one], other)
+        weight: Tensor = self.weights[one](other)
         return weight
 
     def _attend(self, x: Tensor, correlation: Tensor, valid: Tensor | None) -> Tensor:
@@ -124,6 +123,13 @@ class CrossAttention(nn.Module):
 
 class _Weights(nn.Module):
     """The weights between one modality and each of those after it."""
+
+    @override
+    def forward(self, other: str) -> Tensor:
+        """Returns the weight of one of them; called, because tools load weights before a call."""
+        # As an attribute: parametrized, functional or replicated, it is not a parameter.
+        weight: Tensor = getattr(self, other)
+        return weight
 
     @override
     def extra_repr(self) -> str:

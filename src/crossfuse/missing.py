@@ -186,7 +186,7 @@ class MissingTokens(nn.Module):
             All modalities and a mask for each of them, to be given to a layer as they are, in two
             dicts (absent keys follow those of the caller) or two tuples.
         """
-        tokens: list[Tensor] = [token.vector for token in self._tokens()]
+        tokens: list[Tensor] = [token() for token in self.tokens.values()]
         inputs = self.modalities.flatten(modalities, mask, like=tokens[0], aligned=False)
         given = self.modalities.structure.ordered("modalities", modalities)
         aligned = self._check_steps(given)
@@ -210,9 +210,6 @@ class MissingTokens(nn.Module):
     @override
     def extra_repr(self) -> str:
         return f"{self.modalities}"
-
-    def _tokens(self) -> "list[_Token]":
-        return [token for token in self.tokens.values() if isinstance(token, _Token)]
 
     def _check_steps(self, given: Mapping[str, Tensor | None]) -> bool:
         """Returns whether all modalities have the same steps; if not, all must be present."""
@@ -253,6 +250,11 @@ class _Token(nn.Module):
     def reset_parameters(self) -> None:
         """Re-initialises the token near zero, the value a missing modality would otherwise have."""
         nn.init.normal_(self.vector, std=0.02)
+
+    @override
+    def forward(self) -> Tensor:
+        """Returns the vector; called, because tools load weights before a call."""
+        return self.vector
 
     @override
     def extra_repr(self) -> str:

@@ -128,9 +128,9 @@ class AttentionPooling(nn.Module):
 
     def reset_parameters(self) -> None:
         """Re-initialises the parameters (zeros)."""
-        for query in self.queries.values():
-            if isinstance(query, _Query):
-                query.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, _Query):
+                module.reset_parameters()
 
     @overload
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -160,7 +160,7 @@ class AttentionPooling(nn.Module):
         return f"{self.modalities.dims['x'] if self.single else self.modalities}"
 
     def _pool(self, modalities: Modalities, mask: Masks | None) -> Any:  # noqa: ANN401 - the caller's structure
-        queries = [query.vector for query in self.queries.values() if isinstance(query, _Query)]
+        queries = [query() for query in self.queries.values()]
         inputs = self.modalities.flatten(modalities, mask, like=queries[0], aligned=False)
         pooled = [
             functional.attention_pooling(x, query, valid)
@@ -182,6 +182,11 @@ class _Query(nn.Module):
     def reset_parameters(self) -> None:
         """Re-initialises the parameter (zeros): every valid step has the same weight."""
         nn.init.zeros_(self.vector)
+
+    @override
+    def forward(self) -> Tensor:
+        """Returns the vector; called, because tools load weights before a call."""
+        return self.vector
 
     @override
     def extra_repr(self) -> str:

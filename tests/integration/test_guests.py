@@ -1,0 +1,166 @@
+"""Every public layer inside other people's tools: what wraps, shards, prunes, adapts, quantises."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import prune
+
+from tests.support import properties
+from tests.support.layers import SPECIMENS, Specimen
+
+SIZES = (2, 6)
+PARAMETRISED = [n for n, s in SPECIMENS.items() if any(True for _ in s.build().parameters())]
+# Those with an nn.Linear, which is what most tools look for.
+LINEAR = [
+    n for n in PARAMETRISED if any(isinstance(m, nn.Linear) for m in SPECIMENS[n].build().modules())
+]
+Tool = Callable[[nn.Module], nn.Module]
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    return nn.DataParallel(module)
+
+
+def replicated(module: nn.Module) -> nn.Module:
+    """The replica that DataParallel makes for each GPU, whose parameters are plain tensors."""
+    modules = list(module.modules())
+    replicas = {id(m): m._replicate_for_data_parallel() for m in modules}
+    for m in modules:
+        replica = replicas[id(m)]
+        for name, child in m._modules.items():
+            replica._modules[name] = None if child is None else replicas[id(child)]
+        for name, parameter in m._parameters.items():
+            if parameter is None:
+                replica._parameters[name] = None
+            else:
+                setattr(replica, name, parameter.clone())
+    replica = replicas[id(module)]
+    assert isinstance(replica, nn.Module)
+    return replica
+
+
+def averaged(module: nn.Module) -> nn.Module:
+    average = torch.optim.swa_utils.AveragedModel(module)
+    average.update_parameters(module)
+    return average
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    """With a mask in front of every parameter, which prunes nothing."""
+    for part in list(module.modules()):
+        for name, _ in list(part.named_parameters(recurse=False)):
+            prune.identity(part, name)
+    return module
+
+
+class Functional(nn.Module):
+    """Weights that are plain tensors, as torch.func hands them in."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = [module]
+
+    def forward(self, *arguments: object) -> object:
+        (module,) = self.inner
+        weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        return torch.func.functional_call(module, weights, arguments)
+
+
+def offloaded(module: nn.Module) -> nn.Module:
+    accelerate = pytest.importorskip("accelerate")
+    accelerate.cpu_offload(nn.Sequential(module), execution_device=torch.device("cpu"))
+    return module
+
+
+def low_rank(module: nn.Module) -> nn.Module:
+    """Adapters on every nn.Linear, which start at zero."""
+    peft = pytest.importorskip("peft")
+    names = [name for name, part in module.named_modules() if type(part) is nn.Linear]
+    if not names:
+        pytest.skip("no nn.Linear")
+    adapted: nn.Module = peft.get_peft_model(module, peft.LoraConfig(target_modules=names))
+    return adapted
+
+
+def quantised_by_torch(module: nn.Module) -> nn.Module:
+    quantised: nn.Module = torch.ao.quantization.quantize_dynamic(
+        module, {nn.Linear}, dtype=torch.qint8
+    )
+    return quantised
+
+
+EXACT: dict[str, Tool] = {
+    "DataParallel": data_parallel,
+    "replica": replicated,
+    "AveragedModel": averaged,
+    "prune": pruned,
+    "functional_call": Functional,
+    "cpu_offload": offloaded,
+    "LoRA": low_rank,
+}
+
+
+def tensors(outputs: object) -> list[Tensor]:
+    leaves: list[Tensor] = torch.utils._pytree.tree_leaves(outputs)
+    return leaves
+
+
+def same(tool: Tool, specimen: Specimen, tolerance: float) -> None:
+    """A layer in a tool computes what it computes alone, with and without a mask."""
+    module = specimen.module()
+    guest = tool(copy.deepcopy(module)).eval()
+    for masked in (False, True)[: 1 + specimen.takes_mask]:
+        arguments = specimen.arguments(SIZES, masked)
+        expected = tensors(module(*arguments))
+        for n, (x, y) in enumerate(zip(tensors(guest(*arguments)), expected, strict=True)):
+            properties.close(x.to(torch.float64), y.to(torch.float64), f"output {n}", tolerance)
+
+
+@pytest.mark.parametrize("tool", EXACT)
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_a_layer_in_a_tool_computes_the_same(name: str, tool: str) -> None:
+    if tool == "LoRA" and name not in LINEAR:
+        pytest.skip("no nn.Linear to adapt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tools
+        same(EXACT[tool], SPECIMENS[name], 1e-6)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_layer_of_int8_weights_is_near(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own way is deprecated in favour of torchao
+        same(quantised_by_torch, SPECIMENS[name], 0.1)
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_backward_hooks_and_gradient_penalties(name: str) -> None:
+    """Full backward hooks on every module; second derivatives with a sample that is missing."""
+    specimen = SPECIMENS[name]
+    module = specimen.module()
+    # torch's fused attention has no second derivative, in CrossModalTransformer as anywhere.
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        # torch has none for outputs in a dict, and mentions inputs without gradients.
+        warnings.filterwarnings("ignore", "For backward hooks to be called", UserWarning)
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+        for part in module.modules():
+            part.register_full_backward_hook(lambda *_: None)
+        arguments = specimen.arguments(SIZES, specimen.takes_mask)
+        leaves = [x for x in tensors(arguments) if x.is_floating_point()]
+        for x in leaves:
+            x.requires_grad_()
+        for mask in (x for x in tensors(arguments) if x.dtype == torch.bool):
+            mask[0] = False  # missing in this sample, in one modality or in all
+        total = sum((y.square().sum() for y in tensors(module(*arguments))), torch.zeros(()))
+        slopes = torch.autograd.grad(total, leaves, create_graph=True)
+        penalty = sum(((s.norm(dim=(1, 2)) - 1).square().sum() for s in slopes), torch.zeros(()))
+        torch.autograd.backward(penalty)
+    for key, p in module.named_parameters():
+        assert p.grad is None or p.grad.isfinite().all(), key
