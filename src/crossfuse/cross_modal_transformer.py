@@ -36,6 +36,9 @@ class CrossModalTransformer(nn.Module):
 
     .. math:: Y_\alpha = X_\alpha + \mathrm{LN}(Z_{\to\alpha}) W_\alpha + b_\alpha
 
+    torch's fused attention has no second derivative: for gradient penalties, run the layer in
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
         width: Width k of the embedded modalities; a multiple of ``heads``.
