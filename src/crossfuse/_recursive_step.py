@@ -170,7 +170,7 @@ class Step(nn.ModuleDict):
 def unit_scale(x: Tensor, valid: Tensor | None) -> Tensor:
     """Divides each window (B, L, d) by the root mean square of its valid part."""
     count = valid_count(x, valid)
-    if isinstance(count, Tensor):
+    if isinstance(count, Tensor) and count.ndim:  # in a trace, a number of steps is a tensor too
         count = count[:, None, None]
     # Squares of half precision overflow early, so they are summed in single precision.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

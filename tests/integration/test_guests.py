@@ -164,3 +164,16 @@ def test_backward_hooks_and_gradient_penalties(name: str) -> None:
         torch.autograd.backward(penalty)
     for key, p in module.named_parameters():
         assert p.grad is None or p.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize("name", [n for n in PARAMETRISED if "Recursive" in n or "Joint" in n])
+def test_a_trace_at_one_size_serves_others(name: str) -> None:
+    specimen = SPECIMENS[name]
+    module = specimen.module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and warns of every check
+        traced = torch.jit.trace(module, specimen.arguments((1, 3), False), strict=False)
+        for sizes in ((2, 6), (3, 4)):
+            arguments = specimen.arguments(sizes, False)
+            for x, y in zip(tensors(traced(*arguments)), tensors(module(*arguments)), strict=True):
+                properties.close(x, y, f"traced, {sizes}", 1e-5)
