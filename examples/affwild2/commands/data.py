@@ -41,7 +41,7 @@ class MakeData:
             mp4=self.mp4,
             lexicon=self.lexicon,
         )
-        console.print(f"wrote {self.out}")
+        console.print(f"wrote {self.out}", markup=False)
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,28 @@ class Extract:
     Attributes:
         root: The folder that holds cropped_aligned/ and the annotations.
         out: Where the features go.
+        workers: Processes to use.
+        part: Which share of the videos, from 1; for several hosts on one shared folder.
+        parts: How many shares there are.
         extraction: What to extract.
     """
 
     root: Path
     out: Path
+    workers: int = 1
+    part: int = 1
+    parts: int = 1
     extraction: tyro.conf.OmitArgPrefixes[ExtractOptions] = field(default_factory=ExtractOptions)
 
     def run(self, console: Console) -> None:
-        report = extract(self.root, self.out, self.extraction)
+        report = extract(
+            self.root,
+            self.out,
+            self.extraction,
+            workers=self.workers,
+            part=self.part,
+            parts=self.parts,
+        )
         for line in report.problems:
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
         console.print(
