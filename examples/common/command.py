@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from examples.common.methods import MAIN, METHODS
+from examples.common.methods import COMPARED, MAIN, METHODS
 from examples.common.report import draw_accuracy, draw_confusion, tables
 from examples.common.runs import Job, run_all
 from examples.common.train import Budget, DataSet
@@ -26,7 +26,7 @@ class Options:
         full: All folds and seeds of every method.
         seeds: How many seeds --full takes.
         first_seed: The first of them.
-        methods: Which methods to run.
+        methods: Which methods to run; also the candidates for the stable form of RCMA.
         out: A folder for runs, pictures and the trained network. Runs that are there are kept.
         readme: A file whose tables the run replaces, between the comments that mark them.
         processes: How many networks to train at a time.
@@ -39,7 +39,7 @@ class Options:
     full: bool = False
     seeds: int = 3
     first_seed: int = 0
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = COMPARED
     out: Path = Path("results")
     readme: Path | None = None
     processes: int = min(2, os.cpu_count() or 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from torch import nn
@@ -13,6 +14,7 @@ from crossfuse import (
     LeaderFollowerAttention,
     RecursiveCrossModalAttention,
 )
+from examples.common.candidates import CANDIDATES, Candidate
 from examples.common.fusions import Concatenation, EncoderLayer, LowRankFusion, ModalityTokens
 from examples.common.recordings import SENSORS, WINDOW
 
@@ -68,4 +70,9 @@ METHODS: dict[str, Method] = {
         any_length=False,
     ),
     "rcma": Method("RCMA", RecursiveCrossModalAttention),
+}
+COMPARED = tuple(METHODS)
+METHODS |= {
+    name: Method(f"candidate: {title}", partial(Candidate, options=options))
+    for name, (title, options) in CANDIDATES.items()
 }

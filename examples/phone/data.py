@@ -36,6 +36,7 @@ NAMES = (
 )
 # People 1 to 15 chose the stable form of RCMA, so the results are those of 16 to 30.
 HELD_OUT = tuple(tuple(range(first, first + 5)) for first in (16, 21, 26))
+CHOOSING = tuple(tuple(range(first, first + 5)) for first in (1, 6, 11))
 
 
 class _Shell:
