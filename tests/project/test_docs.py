@@ -81,7 +81,13 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "index.html").is_file()
+    index = (tmp_path / "searchindex.js").read_text()
+    for start in ("pool", "collat", "notebook", "huggingface", "attention_mask"):
+        assert f'"{start}' in index, f"the search does not find {start}"
+    missing = [
+        page for page in tmp_path.glob("api/*.html") if "<em>Any</em></p>" in page.read_text()
+    ]
+    assert not missing, "a return type is written as Any beside overloads that say more"
 
 
 def test_the_pictures_are_those_that_their_script_draws() -> None:
