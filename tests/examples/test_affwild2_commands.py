@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -20,6 +21,7 @@ from examples.affwild2.commands.run import Evaluate, Plot, Predict, Train
 from examples.affwild2.commands.table import TableCommand
 from examples.affwild2.dataset.extract import extract
 from examples.affwild2.dataset.features import load_features
+from examples.affwild2.dataset.files import hold
 from examples.affwild2.dataset.sources import ExtractOptions
 from examples.affwild2.results import sweep
 from examples.affwild2.results.pictures import hidden_frames
@@ -31,7 +33,7 @@ from examples.affwild2.training import presets
 from examples.affwild2.training.assemble import SETUP, missing_weights, read_saved
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.presets import PRESETS, Changes
-from examples.affwild2.training.runs import CHECKPOINT
+from examples.affwild2.training.runs import CHECKPOINT, LOCK
 from tests.support import affwild2
 from tests.support.affwild2 import SMALL, backbones
 
@@ -103,6 +105,118 @@ def test_a_network_is_scored_with_and_without_modalities(trained: Path) -> None:
     assert found[0] != found[1]
     assert found[0] != found[2]
     assert found[0] == found[3], "the second number is for arousal"
+
+
+def test_three_own_streams_from_training_to_the_challenge_file(
+    trained: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """By frames, by rate, and with a trial missing; of ours only the words."""
+    rng = np.random.default_rng(0)
+    for trial in load_features(trained / "features"):
+        rows = {"mae": (trial.frames, 7), "clip": (trial.frames, 3)}
+        rows["wave"] = (round(trial.frames / trial.fps * 50), 5)
+        for name, shape in rows.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            if (name, trial.name) != ("clip", "video2"):
+                np.save(tmp_path / name / f"{trial.name}.npy", rng.normal(3, 9, shape))
+    own = tuple(f"{n}={tmp_path / n}{r}" for n, r in (("mae", ""), ("clip", ""), ("wave", "@50")))
+    seen = ("mae", "clip", "wave", "words")
+    for target in ("valence", "arousal"):
+        console = _console()
+        Train(
+            trained / "features",
+            tmp_path / target,
+            method="rcma-stable-all",
+            own=own,
+            modalities=seen,
+            target=target,
+            preset="demo",
+            cpu=True,
+            changes=QUICK,
+            weights=Weights(demo=trained / "backbones.pt"),
+        ).run(console)
+    said = console.export_text()
+    assert "own features mae (width 7), clip (width 3), wave (width 5) beside words" in said
+    assert f"video2: has no clip in {tmp_path / 'clip'}; it is missing there" in said
+    model = read_saved(tmp_path / "valence").model
+    assert tuple(model.encoders.branches) == seen
+    spread = model.get_buffer("backbones.branches.mae.backbone.spread")
+    assert spread.tolist() == pytest.approx([9.0] * 7, rel=0.1)
+    tree = affwild2.tree(tmp_path_factory, mp4=True)
+    sample = tree / "CVPR_6th_ABAW_VA_test_set_sample.txt"
+    runs, out = (tmp_path / "valence", tmp_path / "arousal"), tmp_path / "p.txt"
+    Predict(*runs, sample, out, cpu=True).run(_console())
+    first = out.read_text()
+    assert np.std([float(row.split(",")[1]) for row in first.splitlines()[1:]]) > 0
+    Predict(*runs, sample, out, own=own, cpu=True).run(_console())
+    assert out.read_text() == first
+    with pytest.raises(ValueError, match="was trained with own features mae of width 7, rate None"):
+        Predict(*runs, sample, out, own=own[:1], cpu=True).run(_console())
+    np.save(tmp_path / "mae" / "video1.npy", rng.normal(size=(9, 7)))
+    with pytest.raises(ValueError, match="the features changed since the run was trained"):
+        Evaluate(tmp_path / "valence", cpu=True).run(_console())
+
+
+def test_runs_of_two_folds_have_no_common_score(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "arousal", tmp_path / "arousal")
+    held = torch.load(tmp_path / "arousal" / CHECKPOINT, weights_only=True)
+    setup = json.loads((tmp_path / "arousal" / SETUP).read_text())
+    setup["run"]["fold"] = held["run"]["fold"] = 2
+    (tmp_path / "arousal" / SETUP).write_text(json.dumps(setup))
+    with pytest.raises(ValueError, match="the runs are of folds 0 and 2"):
+        Evaluate(trained / "valence", tmp_path / "arousal", cpu=True).run(_console())
+    held["progress"]["best_epoch"] = -1
+    torch.save(held, tmp_path / "arousal" / CHECKPOINT)
+    with pytest.raises(ValueError, match="no epoch of this run has a score"):
+        Evaluate(tmp_path / "arousal", cpu=True).run(_console())
+
+
+def test_a_folder_in_use_is_refused(trained: Path, tmp_path: Path) -> None:
+    with (
+        hold(tmp_path / LOCK, "train"),
+        pytest.raises(ValueError, match=r"is in use by process \d+ on"),
+    ):
+        Train(
+            trained / "features",
+            tmp_path,
+            preset="demo",
+            cpu=True,
+            changes=QUICK,
+            weights=Weights(demo=trained / "backbones.pt"),
+        ).run(_console())
+    assert not (tmp_path / SETUP).exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (PermissionError(13, "Permission denied", "x/y.csv"), "x/y.csv: Permission denied", None),
+        (EOFError("No data left in file"), "EOFError: No data left in file", None),
+        (ValueError("two\nlines"), "two lines", None),
+        (BrokenProcessPool("broken"), "a worker process ended early", None),
+        (KeyboardInterrupt(), 130, "stopped; the same command"),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    raised: BaseException,
+    status: int | str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(self: Evaluate, console: Console) -> None:
+        raise raised
+
+    monkeypatch.setattr(Evaluate, "run", fail)
+    monkeypatch.setattr("sys.argv", ["affwild2", "evaluate", "run"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    if isinstance(status, int):
+        assert ended.value.code == status
+        assert capsys.readouterr().err.startswith(str(said))
+    else:
+        assert str(ended.value.code).startswith(status)
+        assert "\n" not in str(ended.value.code)
 
 
 def test_a_refused_run_leaves_the_first_as_it_was(trained: Path) -> None:

@@ -27,7 +27,6 @@ from examples.affwild2.results.table import (
     make_table,
     overview,
     read_table,
-    verdicts,
     write_table,
 )
 from examples.affwild2.training.presets import AUTHORS, DEMO
@@ -42,21 +41,6 @@ def _row(method: str, mean: float, **changes: Any) -> Row:  # noqa: ANN401  # fi
     return replace(row, **changes)
 
 
-def test_verdicts_list_gains_and_losses_alike() -> None:
-    rows = [_row("face", 0.4), _row("voice", 0.1), _row("concatenation", 0.49)]
-    found = list(verdicts([*rows, _row("rcma-stable-all", 0.5)]))
-    assert found == [
-        "x: RCMA (stable) against the best single modality: +0.100 valence CCC, as asked",
-        "x: RCMA (stable) against concatenation: +0.010 valence CCC, short of +0.03",
-    ]
-    *_, last = verdicts([*rows, _row("rcma", 0.6), _row("rcma-stable-all", 0.5)])
-    assert last.endswith("RCMA as published, joint of the others: -0.100 valence CCC, not ahead")
-    assert "-0.100 valence CCC, short of +0.05" in next(
-        verdicts([*rows, _row("rcma-stable-all", 0.3)])
-    )
-    assert list(verdicts(rows)) == []
-
-
 def test_the_overview_has_a_column_per_kind_of_data() -> None:
     rows = (
         _row("face", 0.4, runs=(0.3, 0.5)),
@@ -64,7 +48,7 @@ def test_the_overview_has_a_column_per_kind_of_data() -> None:
         _row("rcma", 0.9, folds=OTHERS),
     )
     limits = {"valence": {"achievable": {"V+A+T": 0.83}}}
-    header, body = overview(Table(rows, (), {"y": limits}, {}))
+    header, body = overview(Table(rows, {"y": limits}, {}))
     assert header == ["validation CCC", "valence, x", "valence, y"]
     assert body == [
         ["face & co", "0.400 ± 0.010", ""],
@@ -80,7 +64,7 @@ def test_the_readme_shows_the_committed_table() -> None:
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
-    table = Table((_row("face", 0.4), _row("rcma", 0.3, paper=0.585)), ("so",), {"x": {}}, {"a": 1})
+    table = Table((_row("face", 0.4), _row("rcma", 0.3, paper=0.585)), {"x": {}}, {"a": 1})
     write_table(tmp_path / "table.json", table, [])
     assert read_table(tmp_path / "table.json") == table
     assert table.find("x", "rcma", "valence") is table.rows[1]
@@ -95,7 +79,7 @@ def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
     plot_curves(tmp_path / "curves.png", {"a": [{"epoch": 0, "loss": 1.0, "ccc": 0.1}]})
     pictures = [(tmp_path / "bars.png", "bars <&>"), (tmp_path / "curves.png", "curves")]
     report = tmp_path / "report.html"
-    table = Table(rows, ("it is ahead",), {}, {"seed": 3407})
+    table = Table(rows, {}, {"seed": 3407})
     write_report(report, table, pictures, {"seed": 12}, note="only <a> note")
     text = report.read_text()
     for seed in (12, 3407):  # of the data, of the preset: neither hides the other
@@ -118,7 +102,7 @@ def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
 def test_the_report_calls_only_generated_data_generated(tmp_path: Path) -> None:
     kinds: list[dict[str, Any]] = [{"x": {}}, {}]
     for ceilings in kinds:
-        table = Table((_row("rcma", 0.3),), (), ceilings, {})
+        table = Table((_row("rcma", 0.3),), ceilings, {})
         write_report(tmp_path / "report.html", table, [], {})
         text = (tmp_path / "report.html").read_text()
         assert ("on <b>generated</b> data" in text) == bool(ceilings)
@@ -157,14 +141,6 @@ def test_the_official_split_is_not_mixed_with_other_folds() -> None:
     found = table.find("x", "face", "valence")
     assert found is not None
     assert found.folds == OFFICIAL
-
-
-def test_verdicts_of_other_folds_say_so() -> None:
-    rows = [_row("face", 0.1), _row("rcma-stable-all", 0.5)]
-    rows += [replace(row, folds=OTHERS, mean=row.mean / 2) for row in rows]
-    first, second = verdicts(rows)
-    assert first.startswith("x: RCMA (stable) against the best single modality: +0.400")
-    assert second.startswith("x, other folds: RCMA (stable) against the best single modality: +0.2")
 
 
 def test_only_generated_data_is_called_generated_and_has_ceilings() -> None:

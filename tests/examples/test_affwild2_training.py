@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from crossfuse import ConcordanceLoss
@@ -24,12 +28,19 @@ from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.folds import Window, list_windows, make_fold
 from examples.affwild2.network.backbones import Vectors
 from examples.affwild2.network.batch_norm import MaskedBatchNorm
-from examples.affwild2.training.assemble import make_backbones, make_trials
+from examples.affwild2.training.assemble import (
+    find_problems,
+    identify,
+    make_backbones,
+    make_trials,
+)
 from examples.affwild2.training.evaluate import predict, score, smooth
 from examples.affwild2.training.methods import METHODS, find_method
 from examples.affwild2.training.modalities import MODALITIES, NAMES, Encoding, tcn_widths
+from examples.affwild2.training.own import OwnFeatures, read_own
 from examples.affwild2.training.presets import AUTHORS, DEMO, PAPER, Preset
 from examples.affwild2.training.runs import (
+    BEFORE,
     CHECKPOINT,
     LOG,
     Progress,
@@ -495,12 +506,217 @@ def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
         train(_run(preset=replace(SMALL, epochs=1)), tmp_path, *_setup())
     with pytest.raises(ValueError, match="a run with other settings"):
         train(_run(seed=4), tmp_path, *_setup(), resume=True)
-    (tmp_path / CHECKPOINT).write_bytes(b"half")
+    for name in (CHECKPOINT, BEFORE):
+        (tmp_path / name).write_bytes(b"half")
     with pytest.raises(ValueError, match="cannot be read"):
         read_checkpoint(tmp_path)
     with pytest.raises(ValueError, match=r"holds no checkpoint\.pt; train first"):
         read_checkpoint(tmp_path / "nowhere")
     assert (tmp_path / LOG).read_text().startswith("epoch,stage,rate,loss,ccc")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path: Path, damage: str) -> None:
+    preset = replace(SMALL, epochs=3)
+    train(_run(preset=preset), tmp_path / "whole", *_setup())
+    train(_run(preset=replace(preset, epochs=2)), tmp_path / "cut", *_setup())
+    path = tmp_path / "cut" / CHECKPOINT
+    held = bytearray(path.read_bytes())
+    weights = read_checkpoint(tmp_path / "cut")["best"]
+    values = max(weights.values(), key=Tensor.numel).numpy().tobytes()
+    if damage == "flipped":
+        held[held.index(values) + len(values) // 2] ^= 1
+    path.write_bytes(held if damage == "flipped" else held[: len(held) // 2])
+    with pytest.warns(UserWarning, match=r"checkpoint-before\.pt, after epoch 2, is used"):
+        train(_run(preset=preset), tmp_path / "cut", *_setup(), resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_finished_run_goes_on_for_more_epochs_but_not_for_fewer(tmp_path: Path) -> None:
+    short, long = (_run(preset=replace(SMALL, epochs=n)) for n in (2, 4))
+    train(long, tmp_path / "whole", *_setup())
+    assert train(short, tmp_path / "more", *_setup()).done
+    assert train(long, tmp_path / "more", *_setup(), resume=True).epoch == 4
+    _assert_same_run(tmp_path / "whole", tmp_path / "more")
+    with pytest.raises(ValueError, match="a run with other settings"):
+        train(short, tmp_path / "more", *_setup(), resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(_run(preset=replace(SMALL, epochs=1)), tmp_path, *_setup())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch raises on a full disk
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"checkpoint\.pt: cannot be written"):
+        train(_run(), tmp_path, *_setup(), resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_diverges_stops_and_names_the_epoch(tmp_path: Path) -> None:
+    preset = replace(SMALL, learning_rate=1e38, warmup="none")
+    with pytest.raises(ValueError, match=r"of epoch 1 is -?(nan|inf); the run in .* stops"):
+        train(_run(preset=preset), tmp_path, *_setup())
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_not_finite_name_trial_and_frame(bad: float) -> None:
+    broken = _features("t1", 40)
+    assert broken.mel is not None
+    broken.mel[int(broken.mel_rows[25]) + 95, 3] = bad  # the last row of that frame's patch
+    with pytest.raises(ValueError, match=r"t1: its voice features are not finite at frame 26;"):
+        Trials([broken], NAMES).batch([Window(0, 0)], 30, "valence")
+
+
+def test_frames_beyond_the_end_of_a_file_are_masked() -> None:
+    whole = _features("t0", 40)
+    assert whole.mel is not None
+    cut = replace(whole, mel=whole.mel[: int(whole.mel_rows[20]) + 96], faces=whole.faces[:33])
+    batch, full = (Trials([x], NAMES).batch([Window(0, 5)], 30, "valence") for x in (cut, whole))
+    assert batch.masks["voice"][0].tolist() == [True] * 16 + [False] * 14
+    assert batch.masks["face"][0].tolist() == [True] * 28 + [False] * 2
+    assert full.masks["face"].all()
+    for name, mask in batch.masks.items():
+        torch.testing.assert_close(batch.streams[name][mask], full.streams[name][mask])
+    assert list(find_problems(_run(), [whole, cut], [])) == [
+        "t0: 7 of 40 frames have no face; masked",
+        "t0: 19 of 40 frames have no voice; masked",
+    ]
+
+
+def test_the_identity_of_features_changes_with_them() -> None:
+    trial = _features("t0", 40)
+    assert trial.mel is not None
+    changed = [
+        replace(trial, labels=trial.labels + 0.5),
+        replace(trial, index=trial.index + 1),
+        replace(trial, faces=255 - trial.faces),
+        replace(trial, mel=trial.mel[:-1]),
+        replace(trial, partition="validation"),
+    ]
+    found = {identify([one]) for one in (trial, *changed)}
+    assert len(found) == 6
+    assert identify([replace(trial)]) == identify([trial])
+
+
+# Own features
+
+
+def _write_own(folder: Path, name: str, rows: np.ndarray[Any, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    if len(name) % 2:
+        np.save(folder / f"{name}.npy", rows)
+    else:
+        save_file({"features": rows}, folder / f"{name}.safetensors")
+
+
+@given(
+    frames=st.integers(1, 60),
+    rate=st.sampled_from([None, 5.0, 12.5, 15.0, 50.0]),
+    gone=st.integers(0, 20),
+    seed=st.integers(0, 99),
+    name=st.sampled_from(["t", "tt"]),
+)
+def test_own_features_meet_the_frame_that_they_were_made_at(
+    frames: int, rate: float | None, gone: int, seed: int, name: str
+) -> None:
+    """A naive twin: the row whose time span holds the frame's time; frames may be left out."""
+    rng = np.random.default_rng(seed)
+    trial = _features(name, frames)
+    kept = np.sort(rng.choice(3 * frames, frames, replace=False))
+    trial = replace(trial, index=kept, frames=3 * frames)
+    count = 3 * frames if rate is None else math.ceil(3 * frames / trial.fps * rate)
+    rows = rng.normal(size=(max(1, count - gone), 3)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_own(Path(folder), name, rows)
+        own = OwnFeatures("mine", Path(folder), rate)
+        got, present = own.read(trial, 0, frames), own.present(trial, 0, frames)
+        middle = own.read(trial, frames // 2, frames)
+    for k, frame in enumerate(kept.tolist()):
+        exact = Fraction(frame) if rate is None else Fraction(frame, 15) * Fraction(rate)
+        row = math.floor(exact)
+        assert bool(present[k]) == (row < len(rows))
+        assert got[k].tolist() == (rows[row].tolist() if row < len(rows) else [0.0] * 3)
+    assert torch.equal(middle, got[frames // 2 :])
+
+
+def test_own_features_are_checked_trial_by_trial(tmp_path: Path) -> None:
+    trials = [_features(name, 40) for name in ("a", "b", "c", "d")]
+    for name, rows in (("a", 40), ("b", 31), ("c", 45)):
+        _write_own(tmp_path, name, np.ones((rows, 2), np.float32))
+    assert list(OwnFeatures("mine", tmp_path).problems(trials)) == [
+        "b: b.npy of mine has 31 rows, 40 belong to its 40 frames: fewer; the rest is masked",
+        "c: c.npy of mine has 45 rows, 40 belong to its 40 frames: more; unused",
+        f"d: has no mine in {tmp_path}; it is missing there",
+    ]
+    nameless = replace(trials[0], fps=math.nan)
+    (line,) = OwnFeatures("mine", tmp_path, 15.0).problems([nameless])
+    assert line == "a: its frame rate is not known; mine is missing there"
+    with pytest.raises(ValueError, match=r"no file is named after a trial; wanted, .* z\.npy"):
+        list(OwnFeatures("mine", tmp_path).problems([_features("z", 5)]))
+    _write_own(tmp_path, "a", np.array([[1, 2], [3, math.nan]], np.float32))
+    with pytest.raises(DamagedFile, match=r"a\.npy: row 1 is not finite"):
+        OwnFeatures("mine", tmp_path).read(trials[0], 0, 30)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (np.ones((4, 3)), r"e\.npy: has width 2; a\.npy has 3|a\.npy has 3"),
+        (np.ones(4), r"must be numbers of shape \(rows, width\), found float64 of shape \(4,\)"),
+        (np.array([["x"]]), "must be numbers of shape"),
+    ],
+)
+def test_own_features_of_the_wrong_kind_are_refused(
+    tmp_path: Path, rows: np.ndarray[Any, Any], said: str
+) -> None:
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "e.npy", np.ones((4, 2)))
+    with pytest.raises(DamagedFile, match=said):
+        OwnFeatures("mine", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00v", b"junk junk junk"])
+def test_a_cut_file_of_own_features_is_named(tmp_path: Path, suffix: str, content: bytes) -> None:
+    (tmp_path / f"t{suffix}").write_bytes(content)
+    with pytest.raises(DamagedFile, match=rf"t\{suffix}: cannot be read"):
+        OwnFeatures("mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mine", "must be NAME=FOLDER or NAME=FOLDER@RATE"),
+        ("mine=", "must be NAME=FOLDER"),
+        ("face={}", "a name is letters, digits and _, and none of face, voice, words"),
+        ("a.b={}", "a name is letters"),
+        ("mine={}/nowhere", "is not a folder"),
+        ("mine={}@0", "the rate must be above 0"),
+        ("mine={}@-5", "the rate must be above 0"),
+        ("mine={}", r"holds no \.npy or \.safetensors file"),
+    ],
+)
+def test_a_wrong_option_for_own_features_is_reported(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_own([text.format(tmp_path)])
+
+
+def test_own_features_stay_closed(tmp_path: Path) -> None:
+    """A corpus of 600 trials must not need 600 open files."""
+    for k in range(40):
+        _write_own(tmp_path, "t" * (k + 1), np.ones((5, 2), np.float32))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    own = OwnFeatures("mine", tmp_path)
+    read = [own.read(_features("t" * (k + 1), 5), 0, 5) for k in range(40)]
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert all(x.shape == (5, 2) for x in read)
 
 
 def test_an_unknown_method_is_reported() -> None:
@@ -577,7 +793,10 @@ def test_the_challenge_file_has_the_samples_order_and_lengths(tmp_path: Path) ->
     valence = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([-0.5, 0.25])}
     arousal = {name: -x for name, x in valence.items()}
     absent = write_challenge_file(tmp_path / "out.txt", sample, valence, arousal)
-    assert absent == ["gone"]
+    assert absent == [
+        "b: 1 rows lie beyond its predictions; they repeat the last value",
+        "gone: has no features; its rows are zeros",
+    ]
     assert (tmp_path / "out.txt").read_text().splitlines() == [
         "image_location,valence,arousal",
         "b/00001.jpg,-0.500000,0.500000",

@@ -1,20 +1,24 @@
 """The commands that train one network and use it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from examples.affwild2.dataset.challenge import write_challenge_file
+from examples.affwild2.dataset.files import hold
 from examples.affwild2.results.pictures import draw_run, draw_table
 from examples.affwild2.results.report import write_report
 from examples.affwild2.results.table import read_table
 from examples.affwild2.training.assemble import (
     Saved,
+    find_problems,
     make_accelerator,
     missing_weights,
     prepare,
@@ -22,10 +26,10 @@ from examples.affwild2.training.assemble import (
     write_setup,
 )
 from examples.affwild2.training.evaluate import Predictions, Scores, score, smooth
-from examples.affwild2.training.methods import find_method
-from examples.affwild2.training.modalities import Name, Weights
+from examples.affwild2.training.modalities import NAMES, Weights
+from examples.affwild2.training.own import read_own
 from examples.affwild2.training.presets import PRESETS, Changes
-from examples.affwild2.training.runs import Run
+from examples.affwild2.training.runs import LOCK, Run
 from examples.affwild2.training.train import train
 from examples.affwild2.training.trials import TARGETS, Target
 
@@ -39,7 +43,11 @@ class Train:
     Attributes:
         features: What extract wrote.
         out: Folder of this run.
-        method: A row of the table: rcma, rcma-stable, jca, concatenation, face, ...
+        method: A row of the table: rcma, rcma-stable, jca, concatenation, face, ...; or the NAME of
+            own features, alone.
+        own: Your own features, one or more NAME=FOLDER or NAME=FOLDER@RATE: a .npy or .safetensors
+            file of (rows, width) per trial, one row per video frame, or RATE rows per second.
+        modalities: What the network sees, of face, voice, words and own names; none means all.
         target: One network each.
         preset: The paper's numbers, its code's, or the demo's.
         fold: 0 is the official split; 1 to 5 validate on parts of the training set.
@@ -54,6 +62,8 @@ class Train:
     features: Path
     out: Path
     method: str = "rcma"
+    own: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     target: Target = "valence"
     preset: Literal["paper", "authors", "demo"] = "paper"
     fold: int = 0
@@ -66,31 +76,51 @@ class Train:
 
     def run(self, console: Console) -> None:
         preset = self.changes.apply(PRESETS[self.preset])
-        find_method(self.method)
-        if preset.backbones == "demo" and self.weights.demo is None:
-            raise ValueError("train: the demo preset needs --demo backbones.pt, which demo makes")
+        own = read_own(self.own)
         seed = preset.seed if self.seed is None else self.seed
-        run = Run(self.method, self.target, preset, self.fold, seed)
-        accelerator = make_accelerator(cpu=self.cpu, mixed_precision=self.mixed_precision)
-        made = prepare(run, self.features, self.weights)
-        if accelerator.is_main_process:
-            write_setup(self.out, run, self.features, made, resume=self.resume)
-            for line in missing_weights(run, self.weights):
-                console.print(line, style="yellow", highlight=False)
-        done = train(
-            run,
-            self.out,
-            made.backbones,
-            made.training,
-            made.validation,
-            accelerator=accelerator,
-            resume=self.resume,
-            report=lambda row: _print_epoch(console, row) if accelerator.is_main_process else None,
+        streams = tuple(one.stream for one in own)
+        run = Run(
+            self.method,
+            self.target,
+            preset,
+            self.fold,
+            seed,
+            own=streams,
+            modalities=self.modalities,
         )
-        if accelerator.is_main_process:
+        ours = [name for name in run.design.modalities if name in NAMES]
+        if ours and preset.backbones == "demo" and self.weights.demo is None:
+            raise ValueError("train: the demo preset needs --demo backbones.pt, which demo makes")
+        accelerator = make_accelerator(cpu=self.cpu, mixed_precision=self.mixed_precision)
+        first = accelerator.is_main_process
+        with hold(self.out / LOCK, "train") if first else nullcontext():
+            made = prepare(run, self.features, self.weights, own=own)
+            if first:
+                write_setup(self.out, run, self.features, made, resume=self.resume, own=own)
+                for line in (*_inputs(run, self.preset), *made.problems):
+                    warn(console, line)
+                for line in missing_weights(run, self.weights):
+                    warn(console, line)
+            done = train(
+                run,
+                self.out,
+                made.backbones,
+                made.training,
+                made.selection,
+                accelerator=accelerator,
+                resume=self.resume,
+                report=lambda row: _print_epoch(console, row) if first else None,
+            )
+        if first:
+            chosen = (
+                f"every {preset.select}th training trial, held out"
+                if preset.select
+                else "the same trials, so the score is optimistic"
+            )
             console.print(
                 f"{self.method}, {self.target}: CCC {done.best:.4f} after epoch "
-                f"{done.best_epoch + 1} of {done.epoch}"
+                f"{done.best_epoch + 1} of {done.epoch}; the epoch is the best on {chosen}",
+                markup=False,
             )
 
 
@@ -103,6 +133,7 @@ class Evaluate:
         other: The run of the other target: then the challenge's score, the mean of both
             concordances, is printed too.
         features: Where the trials are; None takes those that it was trained with.
+        own: Your own features, as for train; none takes those that it was trained with.
         partition: train or validation, of the run's fold.
         without: Modalities to leave out, as if they were missing.
         smooth: Frames of a moving mean over predictions, for valence and arousal; 0 for none (JCA:
@@ -113,32 +144,44 @@ class Evaluate:
     run_folder: tyro.conf.Positional[Path]
     other: Path | None = None
     features: Path | None = None
+    own: tuple[str, ...] = ()
     partition: Literal["train", "validation"] = "validation"
-    without: tuple[Name, ...] = ()
+    without: tuple[str, ...] = ()
     smooth: tuple[int, int] = (0, 0)
     cpu: bool = False
 
     def run(self, console: Console) -> None:
-        reached = {}
-        for folder in (self.run_folder, self.other):
-            if folder is not None:
-                saved = read_saved(folder, self.features)
-                if saved.run.target in reached:
-                    raise ValueError(f"evaluate: both runs predict {saved.run.target}")
-                reached[saved.run.target] = self._report(console, saved).ccc
+        own = read_own(self.own) if self.own else None
+        folders = [folder for folder in (self.run_folder, self.other) if folder is not None]
+        held = [read_saved(folder, self.features, own) for folder in folders]
+        first, last = held[0].run, held[-1].run
+        if len(held) > 1 and first.target == last.target:
+            raise ValueError(f"evaluate: both runs predict {first.target}")
+        if first.fold != last.fold:
+            raise ValueError(
+                f"evaluate: the runs are of folds {first.fold} and {last.fold}; the challenge's "
+                "score needs both targets on the same trials"
+            )
+        for saved in held:
+            for name in self.without:
+                if name not in saved.run.design.modalities:
+                    seen = ", ".join(saved.run.design.modalities)
+                    raise ValueError(f"evaluate: --without {name}: the network sees {seen}")
+        reached = {saved.run.target: self._report(console, saved).ccc for saved in held}
         if len(reached) == len(TARGETS):
             console.print(f"the challenge's score: {sum(reached.values()) / len(reached):.4f}")
 
     def _report(self, console: Console, saved: Saved) -> Scores:
         trials = saved.trials(self.partition)
         made = saved.predict(trials, without=self.without, cpu=self.cpu)
+        require_finite(made, "evaluate")
         frames = self.smooth[TARGETS.index(saved.run.target)]
         scores = score(_smoothed(made, frames), trials, saved.run.target)
-        lines = Table(title=f"{saved.run.method}, {saved.run.target}, {self.partition}")
+        lines = Table(title=escape(f"{saved.run.method}, {saved.run.target}, {self.partition}"))
         for column in ("trial", "CCC"):
             lines.add_column(column)
         for name, ccc in scores.trials.items():
-            lines.add_row(name, f"{ccc:.4f}")
+            lines.add_row(escape(name), f"{ccc:.4f}")
         console.print(lines)
         console.print(
             f"all frames: CCC {scores.ccc:.4f}, Pearson {scores.pearson:.4f}, "
@@ -157,6 +200,7 @@ class Predict:
         sample: The challenge's sample file, which fixes order and lengths.
         out: The file to write.
         features: Where the test trials are; None takes those that they were trained with.
+        own: Your own features, as for train; none takes those that they were trained with.
         smooth: Frames of a moving mean, for valence and arousal; 0 for none.
         cpu: Use no GPU.
     """
@@ -166,23 +210,29 @@ class Predict:
     sample: Path
     out: Path
     features: Path | None = None
+    own: tuple[str, ...] = ()
     smooth: tuple[int, int] = (0, 0)
     cpu: bool = False
 
     def run(self, console: Console) -> None:
         made = []
+        own = read_own(self.own) if self.own else None
         for folder, target, frames in zip(
             (self.valence, self.arousal), TARGETS, self.smooth, strict=True
         ):
-            saved = read_saved(folder, self.features)
+            saved = read_saved(folder, self.features, own)
             if saved.run.target != target:
                 raise ValueError(f"predict: {folder} predicts {saved.run.target}, not {target}")
-            predictions = saved.predict(saved.trials("test"), cpu=self.cpu)
+            trials = saved.trials("test")
+            seen = [one for one in saved.own if one.stream.name in saved.run.design.modalities]
+            for line in find_problems(saved.run, trials.features, seen):
+                warn(console, line)
+            predictions = saved.predict(trials, cpu=self.cpu)
+            require_finite(predictions, "predict")
             made.append(_smoothed(predictions, frames))
-        absent = write_challenge_file(self.out, self.sample, *made)
-        for name in absent:
-            console.print(f"{name}: has no features; its rows are zeros", style="yellow")
-        console.print(f"wrote {self.out}")
+        for line in write_challenge_file(self.out, self.sample, *made):
+            warn(console, line)
+        console.print(f"wrote {self.out}", markup=False)
 
 
 @dataclass(frozen=True)
@@ -205,11 +255,37 @@ class Plot:
             table, report = read_table(self.folder / "table.json"), self.out / "report.html"
             pictures = draw_table(table, self.out)
             write_report(report, table, pictures, {"table": self.folder / "table.json"})
-            console.print(f"wrote {report}")
+            console.print(f"wrote {report}", markup=False)
         else:
             pictures = draw_run(read_saved(self.folder), self.folder, self.out)
         for path, _ in pictures:
-            console.print(f"wrote {path}")
+            console.print(f"wrote {path}", markup=False)
+
+
+def warn(console: Console, line: str) -> None:
+    """Prints a line that a user must see, as it is: names may hold brackets."""
+    console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def require_finite(predictions: Predictions, who: str) -> None:
+    """Raises ValueError with the first trial whose predictions are not finite."""
+    for name, series in predictions.items():
+        if not bool(series.isfinite().all()):
+            raise ValueError(f"{who}: the predictions for {name} are not finite; the run diverged")
+
+
+def _inputs(run: Run, preset: str) -> Iterator[str]:
+    """Says which inputs are not those of the preset."""
+    used, seen = {stream.name: stream for stream in run.own}, run.design.modalities
+    if not set(seen) & set(used):
+        return
+    widths = ", ".join(f"{name} (width {used[name].width})" for name in seen if name in used)
+    ours = ", ".join(name for name in seen if name not in used)
+    beside = f"beside {ours}" if ours else f"in place of {', '.join(NAMES)}"
+    yield (
+        f"own features {widths} {beside}: of preset {preset} only the numbers of network and "
+        "training are used"
+    )
 
 
 def _print_epoch(console: Console, row: Mapping[str, float]) -> None:

@@ -6,16 +6,20 @@ from typing import Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Lines
 
 from examples.affwild2.commands.demo import run_demo
+from examples.affwild2.dataset.files import hold
 from examples.affwild2.results.sweep import Plan, describe, run_table
-from examples.affwild2.results.table import Table, overview
+from examples.affwild2.results.table import Result, Table, overview
 from examples.affwild2.synthetic.generate import Size
 from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
-from examples.affwild2.training.methods import AVERAGE, SHUFFLED, SINGLE, TITLES
-from examples.affwild2.training.modalities import Weights
-from examples.affwild2.training.presets import PRESETS, Changes
+from examples.affwild2.training.methods import AVERAGE, METHODS, SHUFFLED, SINGLE, TITLES
+from examples.affwild2.training.modalities import NAMES, Weights
+from examples.affwild2.training.own import read_own
+from examples.affwild2.training.presets import PRESETS, Changes, Preset
+from examples.affwild2.training.runs import LOCK
 from examples.affwild2.training.trials import TARGETS, Target
 from examples.tables import markdown, put_between
 
@@ -32,6 +36,8 @@ class TableCommand:
         name: What the table calls the data.
         preset: The numbers of every run.
         methods: Rows; none means all that the preset allows.
+        own: Your own features, as for train: NAME=FOLDER or NAME=FOLDER@RATE.
+        modalities: What the fusions see, of face, voice, words and own names; none means all.
         targets: Columns.
         seeds: One run each.
         folds: One run each; 0 is the official split.
@@ -46,6 +52,8 @@ class TableCommand:
     name: str = "data"
     preset: Literal["paper", "authors", "demo"] = "demo"
     methods: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     targets: tuple[Target, ...] = TARGETS
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: tuple[int, ...] = (0,)
@@ -56,26 +64,38 @@ class TableCommand:
 
     def run(self, console: Console) -> None:
         preset = self.changes.apply(PRESETS[self.preset])
-        rows = tuple(name for name in TITLES if preset.cache or name != SHUFFLED)
+        own = read_own(self.own)
+        names = tuple(one.stream.name for one in own)
+        rows = _rows(preset, names, self.modalities)
         for name in self.methods:
             if name not in rows:
                 raise ValueError(f"method {name!r}: there are {', '.join(rows)}")
         if AVERAGE in self.methods and not set(SINGLE) <= set(self.methods):
             raise ValueError(f"table: {AVERAGE} needs {', '.join(SINGLE)} too")
-        weights = self._demo_weights() if preset.backbones == "demo" else self.weights
-        data = describe(self.features, self.name)
-        plan = Plan(self.name, self.methods or rows, self.targets, self.seeds, self.folds)
-        table = run_table(
-            [data],
-            self.out,
-            [plan],
-            preset,
-            weights,
-            processes=self.processes,
-            cpu=self.cpu,
-        )
+        with hold(self.out / LOCK, "table"):
+            weights = self._demo_weights() if preset.backbones == "demo" else self.weights
+            data = describe(self.features, self.name)
+            plan = Plan(
+                self.name,
+                self.methods or rows,
+                self.targets,
+                self.seeds,
+                self.folds,
+                self.modalities,
+            )
+            table = run_table(
+                [data],
+                self.out,
+                [plan],
+                preset,
+                weights,
+                processes=self.processes,
+                cpu=self.cpu,
+                own=own,
+                report=lambda result: show_result(console, result),
+            )
         show(console, table)
-        console.print(f"wrote {self.out / 'table.json'}")
+        console.print(f"wrote {self.out / 'table.json'}", markup=False)
 
     def _demo_weights(self) -> Weights:
         """The demo's backbones, made if they are not there."""
@@ -87,11 +107,12 @@ class TableCommand:
 
 @dataclass(frozen=True)
 class Demo:
-    """Makes data, trains every method, and writes table.json, pictures and report.html.
+    """Makes data, trains networks, and writes table.json, pictures and report.html.
 
     Attributes:
         out: Where everything goes; a run that was stopped goes on.
         size: tiny looks at the machinery only; small takes minutes and is worth reading.
+        all: Train every method on every kind of data: an hour rather than minutes.
         seed: Of the data.
         processes: Of one thread each.
         readme: A README whose table is to be brought up to date.
@@ -99,29 +120,67 @@ class Demo:
 
     out: Path = Path("runs/affwild2")
     size: Size = "small"
+    all: bool = False
     seed: int = 0
     processes: int = 2
     readme: Path | None = None
 
     def run(self, console: Console) -> None:
-        table = run_demo(self.out, size=self.size, seed=self.seed, processes=self.processes)
+        with hold(self.out / LOCK, "demo"):
+            table = run_demo(
+                self.out,
+                size=self.size,
+                everything=self.all,
+                seed=self.seed,
+                processes=self.processes,
+                report=lambda result: show_result(console, result),
+            )
         show(console, table)
         if self.readme is not None:
             put_between(self.readme, "table", markdown(*overview(table)))
-        console.print(f"wrote {self.out / 'report.html'} and {self.out / 'table.json'}")
+        files = f"{self.out / 'report.html'} and {self.out / 'table.json'}"
+        console.print(f"wrote {files}", markup=False)
+
+
+def _rows(preset: Preset, own: tuple[str, ...], modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods that can be compared: controls that need our three streams only with them."""
+    if not own and not modalities:
+        return tuple(name for name in TITLES if preset.cache or name != SHUFFLED)
+    seen = modalities or (*NAMES, *own)
+    alone = [name for name in seen if name in own or name in NAMES]
+    return (*alone, *(name for name in METHODS if name not in NAMES))
+
+
+def show_result(console: Console, result: Result) -> None:
+    """Prints what one run reached, for a log as for a terminal."""
+    console.print(
+        f"{result.data}: {result.method}, {result.target}, fold {result.fold}, seed {result.seed}: "
+        f"CCC {result.ccc:.3f} ({result.epochs} epochs, {result.seconds:.0f} s)",
+        markup=False,
+        highlight=False,
+    )
 
 
 def show(console: Console, table: Table) -> None:
     """Prints a table; the paper's numbers have their own column."""
     for title, rows in table.groups():
-        lines = Lines(title=title)
+        lines = Lines(title=escape(title))
         for column in ("method", "CCC", "spread", "ceiling", "paper, on Aff-Wild2"):
-            lines.add_column(column, justify="left" if column == "method" else "right")
+            left = column == "method"
+            lines.add_column(column, justify="left" if left else "right", overflow="fold")
         for row in rows:
             ceiling = "" if row.ceiling is None else f"{row.ceiling:.2f}"
             paper = "" if row.paper is None else f"{row.paper:.3f}"
             spread = f"{row.spread:.3f}" if len(row.runs) > 1 else ""
-            lines.add_row(row.title, f"{row.mean:.3f}", spread, ceiling, paper)
+            lines.add_row(escape(row.title), f"{row.mean:.3f}", spread, ceiling, paper)
         console.print(lines)
-    for line in table.verdicts:
-        console.print(line, highlight=False)
+    held_out = table.preset.get("select")
+    console.print(
+        "Each network's epoch is the best on "
+        + (
+            f"every {held_out}th training trial, held out of training."
+            if held_out
+            else "the trials that are reported, so the scores are optimistic."
+        ),
+        highlight=False,
+    )

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from crossfuse import RecursiveCrossModalAttention
@@ -18,7 +17,7 @@ from examples.affwild2.results.plots import (
     plot_trial,
     seconds_of,
 )
-from examples.affwild2.results.sweep import Data, run_folder
+from examples.affwild2.results.sweep import Data, read_encoded, run_folder
 from examples.affwild2.results.table import OFFICIAL, Table
 from examples.affwild2.training.assemble import Encoded, Saved, read_saved
 from examples.affwild2.training.methods import RECOMMENDED, TITLES, title_of
@@ -70,7 +69,7 @@ def draw_sweep(out: Path, data: Data, table: Table, preset: Preset, folder: Path
         folder: Where the pictures go.
     """
     path = out / "encoded" / f"{data.name}.pt"
-    encoded: Encoded | None = torch.load(path, weights_only=True) if path.exists() else None
+    encoded = read_encoded(path)
     runs = [Run(method, "valence", preset) for method in SEEN]
     saved = [read_saved(run_folder(out, data.name, run)) for run in runs]
     pictures = _draw_trial(saved, folder, encoded)

@@ -57,7 +57,8 @@ def plot_bars(path: Path, rows: Sequence[Row], title: str) -> None:
     figure, axes = _figure(WIDE, 1.4 + 0.32 * len(rows))
     places = np.arange(len(rows))[::-1]
     colours = [OURS if row.ours else SOFT for row in rows]
-    means, spreads = [row.mean for row in rows], [row.spread for row in rows]
+    means = [row.mean for row in rows]
+    spreads = [row.spread if len(row.runs) > 1 else np.nan for row in rows]  # one has none
     axes.barh(places, means, xerr=spreads, color=colours, height=0.62, ecolor=INK, capsize=2)
     for place, row in zip(places, rows, strict=True):
         axes.plot(row.runs, [place] * len(row.runs), "o", ms=3, color=INK)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from examples.affwild2.dataset.files import whole
 from examples.affwild2.results.plots import WIDE
-from examples.affwild2.results.table import BAR_FUSION, BAR_SINGLE, Row, Table
+from examples.affwild2.results.table import Row, Table
 
 PACKAGES = ("crossfuse", "torch", "numpy", "accelerate", "matplotlib", "pillow", "av")
 STYLE = """
@@ -23,6 +24,9 @@ th.paper{white-space:nowrap}td.paper,th.paper{color:#5b6976;border-left:2px soli
 td.value{text-align:left}
 figure{margin:1.6rem 0}figcaption{color:#52616e}.note{background:#f4f6f8;padding:.7rem 1rem}
 .wide{overflow-x:auto}
+@media(prefers-color-scheme:dark){:root{color-scheme:dark}body{color:#d5dde4;background:#14191e}
+h2,th,td,td.paper,th.paper{border-color:#36414b}th:first-child,td:first-child{background:#14191e}
+td.paper,th.paper,figcaption{color:#9aa8b5}.note{background:#1f272e}img{background:#fff}}
 @media(max-width:40rem){img{width:36rem}h1{font-size:1.6rem}
 th,td{padding:.25rem .45rem}ul{padding-left:1.2rem}}
 """
@@ -61,11 +65,6 @@ def write_report(
     sections = [
         _paragraph(GENERATED if generated else REAL),
         *([] if note is None else [_paragraph(html.escape(note))]),
-        "<h2>Is fusion ahead?</h2><p>Bars fixed beforehand, in valence: RCMA (stable) "
-        f"{BAR_SINGLE} above the best single modality, {BAR_FUSION} above concatenation and above "
-        "the mean of the single predictions, and ahead of itself with shuffled partners.</p><ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in table.verdicts),
-        "</ul>",
     ]
     for heading, rows in table.groups():
         sections += [f"<h2>{html.escape(heading[0].upper() + heading[1:])}</h2>", _table(rows)]
@@ -77,12 +76,13 @@ def write_report(
     sections += ["<h2>The preset of all networks</h2>", _pairs(table.preset)]
     sections += ["<h2>Versions</h2>", _pairs(versions)]
     title = "Valence and arousal from faces, voices and words"
-    path.write_text(
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>\n",
-        encoding="utf-8",
-    )
+    with whole(path) as partial:
+        partial.write_text(
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+            f"<style>{STYLE}</style></head><body><h1>{title}</h1>{''.join(sections)}</body></html>\n",
+            encoding="utf-8",
+        )
 
 
 def _table(rows: Sequence[Row]) -> str:

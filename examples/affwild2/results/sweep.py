@@ -2,12 +2,14 @@
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +23,7 @@ from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones
 from examples.affwild2.training.assemble import (
     Encoded,
+    identify,
     make_accelerator,
     prepare,
     read_saved,
@@ -29,6 +32,7 @@ from examples.affwild2.training.assemble import (
 from examples.affwild2.training.evaluate import score
 from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE
 from examples.affwild2.training.modalities import NAMES, Weights
+from examples.affwild2.training.own import OwnFeatures, Stream
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.runs import Run
 from examples.affwild2.training.train import train
@@ -63,6 +67,7 @@ class Plan:
         targets: Columns.
         seeds: One run each.
         folds: One run each; 0 is the official split.
+        modalities: What the fusions see; none means all.
     """
 
     data: str
@@ -70,6 +75,7 @@ class Plan:
     targets: tuple[Target, ...] = ("valence",)
     seeds: tuple[int, ...] = (0, 1, 2)
     folds: tuple[int, ...] = (0,)
+    modalities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class _Job:
     weights: Weights
     encoded: Path | None
     cpu: bool
+    own: tuple[OwnFeatures, ...]
 
 
 def describe(features: Path, name: str) -> Data:
@@ -110,6 +117,8 @@ def run_table(
     processes: int = 1,
     cpu: bool = True,
     ceiling_trials: int = 40,
+    own: tuple[OwnFeatures, ...] = (),
+    report: Callable[[Result], None] | None = None,
 ) -> Table:
     """Trains what is not trained yet and writes ``table.json``.
 
@@ -122,6 +131,8 @@ def run_table(
         processes: Runs at the same time, one thread each.
         cpu: Use no GPU.
         ceiling_trials: Trials that the ceilings are estimated from.
+        own: The user's own features, of every run.
+        report: Called with what each run reached, as soon as it is over.
     """
     torch.set_num_threads(1)
     by_name = {one.name: one for one in data}
@@ -131,11 +142,11 @@ def run_table(
         if any(plan.data == one.name for plan in plans)
     }
     jobs = [
-        _Job(by_name[plan.data], run, out, weights, shared[plan.data], cpu)
+        _Job(by_name[plan.data], run, out, weights, shared[plan.data], cpu, own)
         for plan in plans
-        for run in _runs(plan, preset)
+        for run in _runs(plan, preset, tuple(one.stream for one in own))
     ]
-    results = _map(_work, jobs, processes, "networks to train")
+    results = _map(_work, jobs, processes, "networks to train", report)
     for plan in plans:
         results += _averages(plan, preset, out, shared[plan.data])
     generated = [one for one in data if one.switches is not None]
@@ -145,7 +156,7 @@ def run_table(
     return table
 
 
-def _runs(plan: Plan, preset: Preset) -> Iterator[Run]:
+def _runs(plan: Plan, preset: Preset, own: tuple[Stream, ...]) -> Iterator[Run]:
     for target in plan.targets:
         for method in plan.methods:
             for fold in plan.folds:
@@ -153,34 +164,71 @@ def _runs(plan: Plan, preset: Preset) -> Iterator[Run]:
                     if method == SHUFFLED:
                         yield Run(RECOMMENDED, target, preset, fold, seed, shuffled=True)
                     elif method != AVERAGE:
-                        yield Run(method, target, preset, fold, seed)
+                        seen = plan.modalities
+                        yield Run(method, target, preset, fold, seed, own=own, modalities=seen)
 
 
 def _encode_once(data: Data, out: Path, weights: Weights) -> Path:
-    """Computes what the demo's frozen backbones make of all trials, once, and keeps it."""
-    path = out / "encoded" / f"{data.name}.pt"
+    """Computes what the demo's frozen backbones make of all trials, once, and keeps it.
+
+    Raises:
+        ValueError: It was computed from other features.
+    """
+    path, trials = out / "encoded" / f"{data.name}.pt", Trials(load_features(data.features), NAMES)
+    identity = identify(trials.features)
     if not path.exists():
         if weights.demo is None:
             raise ValueError("table: the demo preset needs --demo backbones.pt, which demo makes")
-        trials = Trials(load_features(data.features), NAMES)
         encoded = encode(trials, load_backbones(weights.demo)).encoded
         assert encoded is not None
+        held = {t.name: x for t, x in zip(trials.features, encoded, strict=True)}
         with whole(path) as partial:
-            torch.save({t.name: x for t, x in zip(trials.features, encoded, strict=True)}, partial)
+            torch.save({"identity": identity, "encoded": held}, partial)
+    elif _load_tensors(path)["identity"] != identity:
+        raise ValueError(
+            f"table: the features in {data.features} are not those that {out} was begun with; name "
+            "a new folder"
+        )
     return path
 
 
+def read_encoded(path: Path | None) -> Encoded | None:
+    """Reads what the frozen backbones made of all trials, if it was kept."""
+    return None if path is None or not path.exists() else _load_tensors(path)["encoded"]
+
+
+def _load_tensors(path: Path) -> Any:  # noqa: ANN401  # a dictionary of two kinds of values
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load raises almost anything on a damaged file
+        raise ValueError(f"{path}: cannot be read ({type(error).__name__}); delete it") from error
+
+
 def _map(
-    function: Callable[[Item], Made], items: Sequence[Item], processes: int, title: str
+    function: Callable[[Item], Made],
+    items: Sequence[Item],
+    processes: int,
+    title: str,
+    report: Callable[[Made], None] | None = None,
 ) -> list[Made]:
     """Applies a function to all items, in several processes where that helps."""
-    processes = min(processes, len(items))
-    if processes <= 1:
-        return [function(item) for item in follow(items, title, len(items))]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        found = pool.map(function, items)
-        return list(follow(found, title, len(items)))
+    processes, made = min(processes, len(items)), []
+    with ExitStack() as stack:
+        found: Iterable[Made] = map(function, items)
+        if processes > 1:
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=die_quietly)
+            found = stack.enter_context(pool).map(function, items)
+        for one in follow(found, title, len(items)):
+            made.append(one)
+            if report is not None:
+                report(one)
+    return made
+
+
+def die_quietly() -> None:
+    """Lets an interrupt end a worker process without a traceback: the parent reports it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _limits(trials: int, data: Data) -> Ceilings:
@@ -191,30 +239,30 @@ def _work(job: _Job) -> Result:
     """Trains one run, in its own process, or reads what it reached before."""
     torch.set_num_threads(1)
     run, folder = job.run, run_folder(job.out, job.data.name, job.run)
-    held: Encoded | None = None
-    if job.encoded is not None:
-        held = torch.load(job.encoded, weights_only=True)
-    made = prepare(run, job.data.features, job.weights, held)
-    write_setup(folder, run, job.data.features, made, resume=True)
+    held = read_encoded(job.encoded)
+    made = prepare(run, job.data.features, job.weights, held, job.own)
+    write_setup(folder, run, job.data.features, made, resume=True, own=job.own)
     progress = train(
         run,
         folder,
         made.backbones,
         made.training,
-        made.validation,
+        made.selection,
         accelerator=make_accelerator(cpu=job.cpu),
         resume=True,
     )
-    best = progress.log[progress.best_epoch]
+    saved = read_saved(folder)
+    trials = saved.trials("validation", held)
+    scores = score(saved.predict(trials, cpu=job.cpu), trials, run.target)
     return Result(
         job.data.name,
         SHUFFLED if run.shuffled else run.method,
         run.target,
         run.seed,
         run.fold,
-        progress.best,
-        best["pearson"],
-        best["rmse"],
+        scores.ccc,
+        scores.pearson,
+        scores.rmse,
         progress.epoch,
         sum(row["seconds"] for row in progress.log),
     )
@@ -224,7 +272,7 @@ def _averages(plan: Plan, preset: Preset, out: Path, encoded: Path | None) -> It
     """The mean of the three networks that see one modality each; nothing is trained."""
     if AVERAGE not in plan.methods:
         return
-    held: Encoded | None = None if encoded is None else torch.load(encoded, weights_only=True)
+    held = read_encoded(encoded)
     for target in plan.targets:
         for fold in plan.folds:
             for seed in plan.seeds:

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.affwild2.dataset.files import whole
 from examples.affwild2.training.methods import (
     AVERAGE,
-    RECOMMENDED,
     SHUFFLED,
-    SINGLE,
     TITLES,
     title_of,
 )
@@ -27,7 +26,6 @@ PAPER: dict[Target, dict[str, float]] = {
     "arousal": {"face": 0.635, "rcma": 0.659},
 }
 ALL = "+".join(modality.letter for modality in MODALITIES.values())  # as the ceilings call them
-BAR_SINGLE, BAR_FUSION = 0.05, 0.03  # how far RCMA must be ahead, in valence
 OFFICIAL, OTHERS = "official split", "other folds"
 
 
@@ -83,17 +81,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, the ceilings behind them, and what they say about the claim.
+    """All rows, and the ceilings behind them.
 
     Attributes:
         rows: One per kind of data, target, folds and method.
-        verdicts: How far RCMA is ahead, or behind.
         ceilings: Of each kind of generated data; real data has none.
         preset: The numbers of all runs.
     """
 
     rows: tuple[Row, ...]
-    verdicts: tuple[str, ...]
     ceilings: dict[str, Any]
     preset: dict[str, Any]
 
@@ -124,7 +120,8 @@ def overview(table: Table) -> tuple[list[str], list[list[str]]]:
     """
     rows = [row for row in table.rows if row.folds == OFFICIAL]
     columns = list(dict.fromkeys((row.target, row.data) for row in rows))
-    methods = [name for name in TITLES if any(row.method == name for row in rows)]
+    methods = list(dict.fromkeys(row.method for row in rows))
+    methods.sort(key=lambda name: list(TITLES).index(name) if name in TITLES else -1)
     body = []
     for method in methods:
         found = [table.find(data, method, target) for target, data in columns]
@@ -150,52 +147,26 @@ def make_table(results: Sequence[Result], limits: Mapping[str, Any], preset: Pre
         preset: The numbers of all runs.
     """
     rows = tuple(_rows(results, limits, preset))
-    return Table(rows, tuple(verdicts(rows)), dict(limits), asdict(preset))
+    return Table(rows, dict(limits), asdict(preset))
 
 
 def write_table(path: Path, table: Table, results: Sequence[Result]) -> None:
     """Writes the table and every run behind it."""
     held = {**asdict(table), "runs": [asdict(result) for result in results]}
-    path.write_text(json.dumps(held, indent=1) + "\n")
+    with whole(path) as partial:
+        partial.write_text(json.dumps(held, indent=1) + "\n")
 
 
 def read_table(path: Path) -> Table:
     """Reads what ``write_table`` wrote."""
     if not path.exists():
         raise ValueError(f"{path}: no such table; run table or demo first")
-    held = json.loads(path.read_text())
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error})") from error
     rows = tuple(Row(**{**row, "runs": tuple(row["runs"])}) for row in held["rows"])
-    return Table(rows, tuple(held["verdicts"]), held["ceilings"], held["preset"])
-
-
-def verdicts(rows: Sequence[Row]) -> Iterator[str]:
-    """Says, per kind of data, how far RCMA is ahead in valence, or behind."""
-    for data, folds in dict.fromkeys((row.data, row.folds) for row in rows):
-        means = {
-            row.method: row.mean
-            for row in rows
-            if (row.data, row.folds, row.target) == (data, folds, "valence")
-        }
-        ours = means.get(RECOMMENDED)
-        single = max((means[name] for name in SINGLE if name in means), default=None)
-        if ours is None:
-            continue
-        rivals = [("the best single modality", single, BAR_SINGLE)]
-        rivals += [
-            (TITLES[name], means.get(name), BAR_FUSION) for name in ("concatenation", AVERAGE)
-        ]
-        rivals += [(TITLES[name], means.get(name), 0.0) for name in ("rcma", SHUFFLED)]
-        where = data if folds == OFFICIAL else f"{data}, {folds}"
-        for title, theirs, bar in rivals:
-            if theirs is not None:
-                gain = f"{where}: RCMA (stable) against {title}: {ours - theirs:+.3f} valence CCC"
-                yield f"{gain}, {_judge(ours - theirs, bar)}"
-
-
-def _judge(gain: float, bar: float) -> str:
-    if not bar:
-        return "ahead" if gain > 0 else "not ahead"
-    return "as asked" if gain >= bar else f"short of {bar:+.2f}"
+    return Table(rows, held["ceilings"], held["preset"])
 
 
 def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Iterator[Row]:
@@ -204,9 +175,9 @@ def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) 
         folds = OFFICIAL if result.fold == 0 else OTHERS
         key = (result.data, result.target, folds, result.method)
         groups.setdefault(key, []).append(result.ccc)
-    order = {name: place for place, name in enumerate(TITLES)}
+    order = {name: place for place, name in enumerate(TITLES)}  # own features come first
     for (data, target, folds, method), values in sorted(
-        groups.items(), key=lambda item: (item[0][1] != "valence", order[item[0][3]])
+        groups.items(), key=lambda item: (item[0][1] != "valence", order.get(item[0][3], -1))
     ):
         yield Row(
             data,

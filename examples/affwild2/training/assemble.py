@@ -1,23 +1,26 @@
 """Puts a run together from options, and again from its folder: backbones, trials, network."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]  # ships no types
 from torch import Tensor, nn
 
 from examples.affwild2.dataset.features import Features, load_features
+from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.folds import make_fold
 from examples.affwild2.dataset.layout import Partition
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.synthetic.pretrain import build_backbones, load_backbones
 from examples.affwild2.training.evaluate import Predictions, predict
-from examples.affwild2.training.methods import find_method
 from examples.affwild2.training.modalities import MODALITIES, Weights
+from examples.affwild2.training.own import OwnFeatures, Standardise
 from examples.affwild2.training.runs import Run, build, claim, read_checkpoint, run_from
 from examples.affwild2.training.trials import Trials, encode, shuffle_partners, word_scale
 
@@ -32,20 +35,30 @@ class Prepared:
     Attributes:
         backbones: Of the modalities that the run sees.
         training: Trials to train on.
-        validation: Trials to choose the best weights by.
+        selection: Trials to choose the best weights by.
+        validation: Trials to report on; the same as ``selection`` unless the preset says otherwise.
         words_dim: Width of the word vectors.
         scale: Mean and spread of the training trials' word vectors.
+        identity: Digest of the features of both.
+        problems: One line per trial with features that are absent, too few or too many.
     """
 
     backbones: dict[str, nn.Module]
     training: Trials
+    selection: Trials
     validation: Trials
     words_dim: int
     scale: tuple[float, float]
+    identity: str
+    problems: tuple[str, ...] = ()
 
 
 def prepare(
-    run: Run, features: Path, weights: Weights | None = None, encoded: Encoded | None = None
+    run: Run,
+    features: Path,
+    weights: Weights | None = None,
+    encoded: Encoded | None = None,
+    own: Sequence[OwnFeatures] = (),
 ) -> Prepared:
     """Makes backbones and trials of a run.
 
@@ -55,19 +68,74 @@ def prepare(
         weights: Of the backbones.
         encoded: What the backbones made of the trials before; None computes it here where the
             preset asks for it.
+        own: The user's own features, those of ``run.own``.
+
+    Raises:
+        ValueError: The features do not fit the run.
     """
     training, validation = split(features, run.fold)
+    seen = [one for one in own if one.stream.name in run.design.modalities]
+    problems = list(find_problems(run, [*training, *validation], seen))
     dim, scale = words_dim(training), scale_of(run, training)
     torch.manual_seed(run.seed)  # for backbones without weights
     backbones = make_backbones(run, dim, weights)
-    own = scale_of(run, validation) if run.preset.norm_stats == "partition" else scale
+    for one in seen:
+        backbones[one.stream.name] = measured = Standardise(one.stream.width)
+        measured.mean, measured.spread = one.measure(training)
+    other = scale_of(run, validation) if run.preset.norm_stats == "partition" else scale
+    reported = make_trials(run, validation, other, backbones, encoded, own)
+    trials, selection = make_trials(run, training, scale, backbones, encoded, own), reported
+    if run.preset.select:
+        names = [trial.name for trial in training]
+        held = names[run.preset.select - 1 :: run.preset.select]
+        if not held:
+            raise ValueError(f"train: {len(names)} training trials, too few to hold one out")
+        selection = trials.choose(held)
+        trials = trials.choose([name for name in names if name not in held])
     return Prepared(
         backbones,
-        make_trials(run, training, scale, backbones, encoded),
-        make_trials(run, validation, own, backbones, encoded),
+        trials,
+        selection,
+        reported,
         dim,
         scale,
+        identify([*training, *validation], own),
+        tuple(problems),
     )
+
+
+def find_problems(
+    run: Run, trials: Sequence[Features], own: Sequence[OwnFeatures]
+) -> Iterator[str]:
+    """One line per trial and modality whose features are absent, too few or too many."""
+    for one in own:
+        yield from one.problems(trials)
+    ours = [name for name in run.design.modalities if name in MODALITIES]
+    for trial in trials:
+        for name in ours:
+            modality = MODALITIES[name]
+            short = int((~modality.reach(trial, 0, len(trial))).sum())
+            if short and modality.is_present(trial):
+                yield f"{trial.name}: {short} of {len(trial)} frames have no {name}; masked"
+
+
+def identify(trials: Sequence[Features], own: Sequence[OwnFeatures] = ()) -> str:
+    """Digest of trials: frames, labels, sizes of all features, and some of their values.
+
+    A run is trained, scored and resumed on the same features; others have another digest.
+    """
+    digest = hashlib.sha256()
+    for trial in sorted(trials, key=lambda trial: trial.name):
+        digest.update(f"{trial.name} {trial.partition} {trial.frames} {trial.fps}".encode())
+        for values in (trial.index, trial.labels, trial.valid, trial.mel_rows, trial.word_index):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        for some in (trial.faces, trial.mel, trial.word_ids, trial.word_vectors):
+            if some is not None:
+                digest.update(repr(some.shape).encode())
+                digest.update(np.array(some[:: max(1, len(some) // 2)]).tobytes())
+        for one in own:
+            digest.update(one.stream.name.encode() + one.digest(trial))
+    return digest.hexdigest()
 
 
 def make_backbones(
@@ -79,10 +147,13 @@ def make_backbones(
         ValueError: The run needs word vectors and the features have none.
     """
     weights = Weights() if weights is None else weights
+    made: dict[str, nn.Module] = {one.name: Standardise(one.width) for one in run.own}
+    ours = [name for name in run.design.modalities if name not in made]
     if run.preset.backbones == "demo":
-        return dict(build_backbones()) if weights.demo is None else load_backbones(weights.demo)
-    made: dict[str, nn.Module] = {}
-    for name in find_method(run.method).modalities:
+        return made | dict(
+            build_backbones() if weights.demo is None else load_backbones(weights.demo)
+        )
+    for name in ours:
         build = MODALITIES[name].encodings["full"].build
         assert build is not None, f"{name} has no published encoder"
         made[name] = build(weights, words_dim)
@@ -93,7 +164,8 @@ def missing_weights(run: Run, weights: Weights) -> list[str]:
     """One line per published backbone of the run that has no weights file."""
     if run.preset.backbones != "full":
         return []
-    encodings = [MODALITIES[name].encodings["full"] for name in find_method(run.method).modalities]
+    ours = [name for name in run.design.modalities if name in MODALITIES]
+    encodings = [MODALITIES[name].encodings["full"] for name in ours]
     return [
         f"{encoding.title} starts from random weights (no --{encoding.option} FILE): a dry run"
         for encoding in encodings
@@ -128,13 +200,17 @@ def make_trials(
     scale: tuple[float, float],
     backbones: Mapping[str, nn.Module],
     encoded: Encoded | None = None,
+    own: Sequence[OwnFeatures] = (),
 ) -> Trials:
     """Trials as a run sees them; with ``cache``, what the backbones make of them is added."""
-    family = run.preset.backbones
-    trials = Trials(features, find_method(run.method).modalities, family=family, scale=scale)
+    seen, family = run.design.modalities, run.preset.backbones
+    held = {one.stream.name: one for one in own if one.stream.name in seen}
+    trials = Trials(features, seen, family=family, scale=scale, own=held)
     if encoded is not None:
-        made = [encoded[trial.name] for trial in features]
-        trials = Trials(features, trials.modalities, family=family, scale=scale, encoded=made)
+        more = encode(trials.see(tuple(held)), backbones).encoded
+        assert more is not None
+        made = [{**encoded[t.name], **rows} for t, rows in zip(features, more, strict=True)]
+        trials = replace(trials, encoded=made)
     elif run.preset.cache:
         trials = encode(trials, backbones)
     return shuffle_partners(trials) if run.shuffled else trials
@@ -142,7 +218,7 @@ def make_trials(
 
 def scale_of(run: Run, features: list[Features]) -> tuple[float, float]:
     """Mean and spread of the word vectors, where a run normalises by them."""
-    sees_words = "words" in find_method(run.method).modalities
+    sees_words = "words" in run.design.modalities
     wanted = run.preset.backbones == "full" and run.preset.norm_stats != "none" and sees_words
     return word_scale(features) if wanted and words_dim(features) else (0.0, 1.0)
 
@@ -153,22 +229,52 @@ def words_dim(features: list[Features]) -> int:
 
 
 def write_setup(
-    out: Path, run: Run, features: Path, prepared: Prepared, *, resume: bool = False
+    out: Path,
+    run: Run,
+    features: Path,
+    prepared: Prepared,
+    *,
+    resume: bool = False,
+    own: Sequence[OwnFeatures] = (),
 ) -> None:
     """Writes what is needed to build the run's network again.
 
     Raises:
-        ValueError: The folder holds another run, or this one and ``resume`` is False.
+        ValueError: The folder holds another run, or this one and ``resume`` is False, or the
+            features are no longer those that it was begun with.
     """
-    claim(out, run, resume=resume)
+    begun = claim(out, run, resume=resume) is not None
+    if begun and read_setup(out)["identity"] != prepared.identity:
+        raise ValueError(
+            f"train: the features in {features} are not those that {out} was begun with; name a "
+            "new folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     held = {
         "run": run.described(),
         "features": str(features.resolve()),
         "words_dim": prepared.words_dim,
         "scale": prepared.scale,
+        "identity": prepared.identity,
+        "own": {one.stream.name: str(one.folder) for one in own},
     }
-    (out / SETUP).write_text(json.dumps(held, indent=1) + "\n")
+    with whole(out / SETUP) as partial:
+        partial.write_text(json.dumps(held, indent=1) + "\n")
+
+
+def read_setup(out: Path) -> dict[str, Any]:
+    """Reads what ``write_setup`` wrote.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    path = out / SETUP
+    if not path.exists():
+        raise ValueError(f"{out}: holds no {SETUP}; train writes one")
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -181,6 +287,8 @@ class Saved:
         backbones: Those of the model.
         features: Where its trials were.
         scale: Of the word vectors.
+        own: The user's own features.
+        identity: Digest of the features that it was trained with; None if these are others.
     """
 
     run: Run
@@ -188,6 +296,8 @@ class Saved:
     backbones: dict[str, nn.Module]
     features: Path
     scale: tuple[float, float]
+    own: tuple[OwnFeatures, ...] = ()
+    identity: str | None = None
 
     def trials(self, partition: Partition, encoded: Encoded | None = None) -> Trials:
         """The trials of a partition (of the run's fold for train and validation).
@@ -195,14 +305,23 @@ class Saved:
         Args:
             partition: Which.
             encoded: What the backbones made of the trials before, if anybody kept it.
+
+        Raises:
+            ValueError: There are none, or they changed since the run was trained with them.
         """
         if partition == "test":
             features = _part(load_features(self.features), "test", self.features)
         else:
-            features = split(self.features, self.run.fold)[partition == "validation"]
+            both = split(self.features, self.run.fold)
+            features = both[partition == "validation"]
+            if self.identity not in {None, identify([*both[0], *both[1]], self.own)}:
+                raise ValueError(
+                    f"{self.features}: the features changed since the run was trained with them; "
+                    "train again, or name the features to use with --features"
+                )
         own = self.run.preset.norm_stats == "partition"
         scale = scale_of(self.run, features) if own else self.scale
-        return make_trials(self.run, features, scale, self.backbones, encoded)
+        return make_trials(self.run, features, scale, self.backbones, encoded, self.own)
 
     def predict(
         self, trials: Trials, *, without: tuple[str, ...] = (), cpu: bool = False
@@ -220,27 +339,36 @@ class Saved:
         )
 
 
-def read_saved(out: Path, features: Path | None = None) -> Saved:
+def read_saved(
+    out: Path, features: Path | None = None, own: Sequence[OwnFeatures] | None = None
+) -> Saved:
     """Reads a trained run.
 
     Args:
         out: Its folder.
         features: Where its trials are; None takes those that it was trained with.
+        own: The user's own features; None takes those that it was trained with.
 
     Raises:
-        ValueError: The folder holds no trained run.
+        ValueError: The folder holds no trained run, or the own features are not those of the run.
     """
-    state, path = read_checkpoint(out), out / SETUP
-    if not path.exists():
-        raise ValueError(f"{out}: holds no {SETUP}; train writes one")
-    held: dict[str, Any] = json.loads(path.read_text())
+    state, held = read_checkpoint(out), read_setup(out)
+    if state["progress"]["best_epoch"] < 0:
+        raise ValueError(f"{out}: no epoch of this run has a score; train it first")
     run = run_from(held["run"])
+    if own is None:
+        own = [OwnFeatures(s.name, Path(held["own"][s.name]), s.rate) for s in run.own]
+    if tuple(one.stream for one in own) != run.own:
+        wanted = ", ".join(f"{s.name} of width {s.width}, rate {s.rate}" for s in run.own)
+        raise ValueError(f"{out}: was trained with own features {wanted or 'of no kind'}")
     backbones = make_backbones(run, held["words_dim"])
     model = build(run, backbones)
     model.load_state_dict(state["best"])
     mean, std = held["scale"]
     where = Path(held["features"]) if features is None else features
-    return Saved(run, model.eval(), backbones, where, (mean, std))
+    same = features is None or features.resolve() == Path(held["features"])
+    identity = held["identity"] if same else None
+    return Saved(run, model.eval(), backbones, where, (mean, std), tuple(own), identity)
 
 
 def _part(everything: list[Features], partition: Partition, where: Path) -> list[Features]:

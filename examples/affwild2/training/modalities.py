@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from examples.affwild2.dataset.features import Features
@@ -82,18 +83,26 @@ class Modality:
 
     Attributes:
         is_present: Whether a trial has anything of it.
+        reach: Which frames from one to another the file of the features reaches, (L,).
         letter: Its name in the ceilings' subsets.
         encodings: The published encoder and the demo's.
     """
 
     is_present: Callable[[Features], bool]
+    reach: Callable[[Features, int, int], NDArray[np.bool_]]
     letter: str
     encodings: dict[Family, Encoding]
 
 
 def _faces(cut: Cut) -> Tensor:
-    pixels = torch.from_numpy(np.array(cut.trial.faces[cut.start : cut.stop]))
-    return to_unit(crop(pixels, cut.generator))
+    found = np.array(cut.trial.faces[cut.start : cut.stop])
+    pixels = np.zeros((cut.stop - cut.start, *found.shape[1:]), found.dtype)
+    pixels[: len(found)] = found  # a file that is too short; its frames are masked
+    return to_unit(crop(torch.from_numpy(pixels), cut.generator))
+
+
+def _heard(trial: Features, start: int, stop: int) -> NDArray[np.bool_]:
+    return trial.heard(start, stop)
 
 
 def _patches(cut: Cut) -> Tensor:
@@ -126,6 +135,7 @@ def _build_vectors(weights: Weights, words_dim: int) -> nn.Module:
 MODALITIES: dict[str, Modality] = {
     "face": Modality(
         is_present=lambda trial: bool(trial.face_present.any()),
+        reach=lambda trial, start, stop: np.arange(start, stop) < len(trial.faces),
         letter="V",
         encodings={
             "full": Encoding(_faces, (512,) * 4, _build_ir50, "IR-50", "ir50"),
@@ -134,6 +144,7 @@ MODALITIES: dict[str, Modality] = {
     ),
     "voice": Modality(
         is_present=lambda trial: trial.mel is not None,
+        reach=_heard,
         letter="A",
         encodings={
             "full": Encoding(_patches, (128,) * 4, _build_vggish, "VGGish", "vggish"),
@@ -142,6 +153,7 @@ MODALITIES: dict[str, Modality] = {
     ),
     "words": Modality(
         is_present=lambda trial: trial.word_ids is not None,
+        reach=lambda trial, start, stop: np.ones(stop - start, bool),
         letter="T",
         encodings={
             "full": Encoding(_vectors, (512,) * 4, _build_vectors),
@@ -150,6 +162,11 @@ MODALITIES: dict[str, Modality] = {
     ),
 }
 NAMES = tuple(MODALITIES)
+
+
+def own_widths(family: Family, width: int) -> tuple[int, ...]:
+    """Output channels of the TCN's blocks for own features: the rule that ours follow, too."""
+    return (min(width, 512),) * 4 if family == "full" else (16,) * 3
 
 
 def tcn_widths(family: Family) -> dict[str, tuple[int, ...]]:

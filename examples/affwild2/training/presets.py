@@ -53,6 +53,8 @@ class Preset:
         norm_stats: Whose mean and spread the word vectors are normalised by.
         shuffle: once: the same batches in every epoch; epoch: others.
         reload_best: After each epoch go on from the best weights.
+        select: The epoch is chosen on every so-manieth training trial, held out of training; 0
+            chooses it on the validation trials themselves.
         seed: If none is given.
     """
 
@@ -89,6 +91,7 @@ class Preset:
     norm_stats: Literal["train", "partition", "none"]
     shuffle: Literal["once", "epoch"]
     reload_best: bool
+    select: int
     seed: int
 
 
@@ -126,6 +129,7 @@ PAPER = Preset(
     norm_stats="train",  # mended
     shuffle="once",  # PC
     reload_best=True,  # PC
+    select=0,  # PC
     seed=3407,  # PC
 )
 
@@ -163,6 +167,7 @@ AUTHORS = Preset(
     norm_stats="partition",  # C
     shuffle="once",  # C
     reload_best=True,  # C
+    select=0,  # C
     seed=3407,  # C
 )
 
@@ -200,6 +205,7 @@ DEMO = Preset(
     norm_stats="none",  # D: the small backbones' features have unit size
     shuffle="epoch",  # D
     reload_best=False,  # D: the best are taken at the end
+    select=5,  # D: the trials that a score is reported on choose nothing
     seed=0,  # D
 )
 

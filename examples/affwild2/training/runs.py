@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+import warnings
+import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +15,13 @@ from torch import nn
 
 from examples.affwild2.dataset.files import whole
 from examples.affwild2.network.model import AffectNet
-from examples.affwild2.training.methods import find_method
+from examples.affwild2.training.methods import Method, find_method
+from examples.affwild2.training.modalities import own_widths
+from examples.affwild2.training.own import Stream
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.trials import Target
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.csv"
+CHECKPOINT, BEFORE, LOG, LOCK = "checkpoint.pt", "checkpoint-before.pt", "log.csv", ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Run:
         fold: 0 for the official split.
         seed: Of weights, order and dropout.
         shuffled: Whether faces go with another trial's voice and words.
+        own: The user's own features.
+        modalities: What the network sees; none means the method's modalities and all own features.
     """
 
     method: str
@@ -39,6 +45,25 @@ class Run:
     fold: int = 0
     seed: int = 0
     shuffled: bool = False
+    own: tuple[Stream, ...] = ()
+    modalities: tuple[str, ...] = ()
+
+    @property
+    def design(self) -> Method:
+        """The method, with the modalities that this run sees.
+
+        Raises:
+            ValueError: There is no such method, or no such modality.
+        """
+        own = tuple(stream.name for stream in self.own)
+        method = find_method(self.method, own)
+        if len(method.modalities) == 1:
+            return method
+        known = (*method.modalities, *own)
+        for name in self.modalities:
+            if name not in known:
+                raise ValueError(f"modality {name!r}: there are {', '.join(known)}")
+        return replace(method, modalities=self.modalities or known)
 
     def described(self) -> dict[str, Any]:
         """The run as plain values, as JSON would hold them."""
@@ -74,16 +99,18 @@ def run_from(held: Mapping[str, Any]) -> Run:
     """Reads a run from JSON."""
     widths = {name: tuple(blocks) for name, blocks in held["preset"]["widths"].items()}
     preset = Preset(**{**held["preset"], "widths": widths})
-    return Run(**{**held, "preset": preset})
+    own = tuple(Stream(**stream) for stream in held["own"])
+    return Run(**{**held, "preset": preset, "own": own, "modalities": tuple(held["modalities"])})
 
 
 def build(run: Run, backbones: Mapping[str, nn.Module]) -> AffectNet:
     """Builds the network of a run, with the weights that its seed draws."""
-    method, preset = find_method(run.method), run.preset
+    method, preset = run.design, run.preset
     torch.manual_seed(run.seed)
+    own = {stream.name: own_widths(preset.backbones, stream.width) for stream in run.own}
     return AffectNet(
         {name: backbones[name] for name in method.modalities},
-        preset.widths,
+        {**preset.widths, **own},
         lambda dims: method.fusion(dims, preset),
         lambda dim: _head(dim, preset),
         dropout=preset.tcn_dropout,
@@ -92,22 +119,44 @@ def build(run: Run, backbones: Mapping[str, nn.Module]) -> AffectNet:
 
 
 def read_checkpoint(out: Path) -> dict[str, Any]:
-    """Reads the checkpoint of a run.
+    """Reads the checkpoint of a run, or the one before if the last is damaged, with a warning.
 
     Raises:
-        ValueError: There is none, or it is damaged.
+        ValueError: There is none, or both are damaged.
     """
-    path = out / CHECKPOINT
-    if not path.exists():
+    if not holds_run(out):
         raise ValueError(f"{out}: holds no {CHECKPOINT}; train first")
     try:
-        return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+        return _read(out / CHECKPOINT)
+    except ValueError as damage:
+        if not (out / BEFORE).exists():
+            raise
+        state = _read(out / BEFORE)
+        epoch = state["progress"]["epoch"]
+        warnings.warn(f"{damage}; {BEFORE}, after epoch {epoch}, is used", stacklevel=2)
+        return state
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a folder holds a checkpoint."""
+    return (out / CHECKPOINT).exists() or (out / BEFORE).exists()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch's format; each record has its checksum
+            wrong = archive.testzip()
+        if wrong is None:
+            return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises almost anything on a damaged file
         raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from error
+    raise ValueError(f"{path}: is damaged (the checksum of {wrong} is wrong)")
 
 
 def claim(out: Path, run: Run, *, resume: bool) -> dict[str, Any] | None:
     """Makes sure that a folder is free for a run, or holds the same one to go on with.
+
+    The same run may ask for more epochs than it was given before.
 
     Returns:
         The checkpoint to go on from, if there is one.
@@ -115,20 +164,33 @@ def claim(out: Path, run: Run, *, resume: bool) -> dict[str, Any] | None:
     Raises:
         ValueError: ``out`` holds another run, or this one and ``resume`` is False.
     """
-    if not (out / CHECKPOINT).exists():
+    if not holds_run(out):
         return None
     if not resume:
         raise ValueError(f"train: {out} holds a run already; --resume goes on with it")
     state = read_checkpoint(out)
-    if state["run"] != run.described():
+    before = run_from(state["run"])
+    longer = max(before.preset.epochs, run.preset.epochs)
+    if replace(before, preset=replace(before.preset, epochs=longer)) != run:
         raise ValueError(f"train: {out} holds a run with other settings; name a new folder")
     return state
 
 
 def write_checkpoint(out: Path, state: Mapping[str, Any], log: list[dict[str, float]]) -> None:
-    """Writes checkpoint and log; whoever is killed here leaves those of the epoch before."""
-    with whole(out / CHECKPOINT) as partial:
-        torch.save(dict(state), partial)
+    """Writes checkpoint and log; a process that is killed here leaves those of the epoch before.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    path = out / CHECKPOINT
+    with whole(path) as partial:
+        try:
+            torch.save(dict(state), partial)
+        except RuntimeError as error:  # of torch's writer, without the file's name
+            partial.unlink(missing_ok=True)
+            raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+        if path.exists():
+            path.replace(out / BEFORE)
     with whole(out / LOG) as partial, partial.open("w", newline="") as file:
         if log:
             writer = csv.DictWriter(file, list(log[0]))

@@ -4,6 +4,7 @@ An epoch draws everything from its own number, so a run that was killed and resu
 after its last checkpoint goes on to the same numbers as one that was not: bit for bit on one CPU.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -56,7 +57,8 @@ def train(
         report: Called after every epoch with its line of the log.
 
     Raises:
-        ValueError: ``out`` holds a checkpoint of another run, or one and ``resume`` is False.
+        ValueError: ``out`` holds a checkpoint of another run, or one and ``resume`` is False; or
+            features, loss or score are not finite.
     """
     accelerator = Accelerator(cpu=True) if accelerator is None else accelerator
     checkpoint = claim(out, run, resume=resume)
@@ -143,6 +145,7 @@ class _Session:
             encoded = trials.encoded is not None
             losses.append(self._step(batch, len(mine), len(windows), encoded=encoded))
         self.mean_loss = float(torch.stack(losses).mean())
+        self._check("loss", self.mean_loss)
 
     def validate(self, trials: Trials) -> float:
         """The CCC over all valid frames of all trials; each process predicts its share of them."""
@@ -159,6 +162,7 @@ class _Session:
         if world > 1:
             made = dict(gather_object(list(made.items())))
         self.scores = score(made, trials, self.run.target)
+        self._check("validation CCC", self.scores.ccc)
         return self.scores.ccc
 
     def finish_epoch(self, ccc: float) -> None:
@@ -208,12 +212,22 @@ class _Session:
     def go_on(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.progress = Progress(**state["progress"])
+        if state["run"]["preset"]["epochs"] < self.preset.epochs:
+            self.progress.done = False  # more epochs than it was given before
         self.free()
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.plateau.load_state_dict(state["plateau"])
         self.best = state["best"]
         self.prepare()
+
+    def _check(self, what: str, value: float) -> None:
+        """Ends a run that has diverged; the checkpoint of the epoch before is kept."""
+        if not math.isfinite(value):
+            raise ValueError(
+                f"train: the {what} of epoch {self.progress.epoch + 1} is {value}; the run in "
+                f"{self.out} stops (is the learning rate, {self.rate():.1e}, too high?)"
+            )
 
     def _set_rate(self, batch: int, batches: int) -> None:
         """Warms up; once that is over the plateau alone moves the rate."""

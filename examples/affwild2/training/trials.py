@@ -4,7 +4,7 @@ Shapes: B windows, S frames of a window, T frames of a trial, d features.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional
 from examples.affwild2.dataset.features import Features
 from examples.affwild2.dataset.folds import Window
 from examples.affwild2.training.modalities import MODALITIES, Cut, Encoding, Family
+from examples.affwild2.training.own import OwnFeatures
 
 Target = Literal["valence", "arousal"]
 TARGETS: tuple[Target, ...] = ("valence", "arousal")
@@ -59,6 +60,7 @@ class Trials:
         family: Whose encoders the frames are read for.
         scale: Mean and standard deviation that word vectors are normalised by.
         encoded: Features of each trial, (T, d), where backbones have been run before.
+        own: The user's own features, by the name of their modality.
     """
 
     features: Sequence[Features]
@@ -66,6 +68,7 @@ class Trials:
     family: Family = "demo"
     scale: tuple[float, float] = (0.0, 1.0)
     encoded: Sequence[Mapping[str, Tensor]] | None = None
+    own: Mapping[str, OwnFeatures] = field(default_factory=dict)
 
     @property
     def lengths(self) -> list[int]:
@@ -95,15 +98,37 @@ class Trials:
             start: First frame.
             stop: The frame after the last.
             generator: Draws how faces are cropped and mirrored; None takes the middle.
-        """
-        if self.encoded is not None:
-            return {name: self.encoded[trial][name][start:stop] for name in self.modalities}
-        cut = Cut(self.features[trial], start, stop, generator, self.scale)
-        return {name: self._encoding(name).read(cut) for name in self.modalities}
 
-    def has(self, trial: int, modality: str) -> bool:
-        """Whether anything of a modality is there in a trial."""
-        return MODALITIES[modality].is_present(self.features[trial])
+        Raises:
+            ValueError: A number is not finite.
+        """
+        source = self.features[trial]
+        if self.encoded is not None:
+            streams = {name: self.encoded[trial][name][start:stop] for name in self.modalities}
+        else:
+            cut = Cut(source, start, stop, generator, self.scale)
+            streams = {
+                name: self.own[name].read(source, start, stop)
+                if name in self.own
+                else self._encoding(name).read(cut)
+                for name in self.modalities
+            }
+        for name, stream in streams.items():
+            if not bool(torch.isfinite(stream).all()):
+                row = int((~torch.isfinite(stream.flatten(1))).any(1).nonzero()[0])
+                raise ValueError(
+                    f"{source.name}: its {name} features are not finite at frame "
+                    f"{int(source.index[start + row]) + 1}; extract or mend them first"
+                )
+        return streams
+
+    def present(self, trial: int, modality: str, start: int, stop: int) -> Tensor:
+        """Whether a trial has anything of a modality, frame by frame from start to stop, (L,)."""
+        source = self.features[trial]
+        if modality in self.own:
+            return self.own[modality].present(source, start, stop)
+        present = torch.full((stop - start,), MODALITIES[modality].is_present(source))
+        return present & torch.from_numpy(MODALITIES[modality].reach(source, start, stop))
 
     def batch(
         self,
@@ -122,7 +147,10 @@ class Trials:
             cuts.append(
                 Batch(
                     {name: _padded(x, size) for name, x in streams.items()},
-                    {name: inside & self.has(trial, name) for name in self.modalities},
+                    {
+                        name: _padded(self.present(trial, name, start, stop), size)
+                        for name in self.modalities
+                    },
                     _padded(
                         torch.from_numpy(source.labels[start:stop, TARGETS.index(target)]), size
                     ),
