@@ -112,7 +112,7 @@ class Demo:
     Attributes:
         out: Where everything goes; a run that was stopped goes on.
         size: tiny looks at the machinery only; small takes minutes and is worth reading.
-        all: Train every method on every kind of data: an hour rather than minutes.
+        all: Train every method on every kind of data, which takes long.
         seed: Of the data.
         processes: Of one thread each.
         readme: A README whose table is to be brought up to date.
