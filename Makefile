@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help check fast format test demo bench docs dist clean
+.PHONY: help check fast format test demo affwild2 bench docs dist clean
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
@@ -24,8 +24,11 @@ format: .venv/dev.done ## Format the code and fix what can be fixed
 demo: .venv/examples.done ## Run the smartwatch example, then Aff-Wild2 on synthetic data; writes tables, figures and a report
 	@echo "==> demo 1 of 2: two sensors of a smartwatch, held-out subjects (examples/watch, quick run)"
 	$(BIN)/python -m examples.watch --quick
-	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, some minutes (examples/affwild2)"
+	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, a few minutes (examples/affwild2)"
 	$(BIN)/python -m examples.affwild2 demo --size small --out runs/affwild2
+
+affwild2: .venv/examples.done ## The long Aff-Wild2 table: every method on four kinds of data
+	$(BIN)/python -m examples.affwild2 demo --all --size small --out runs/affwild2-all
 
 test: .venv/dev.done ## Lint, types and all tests
 	@echo "==> lint"
