@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from examples.affwild2.dataset import layout
+from examples.affwild2.dataset import challenge, layout
+from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.scan import crop_number, scan
 
 LABELS = "valence,arousal\n0.1,-0.2\n"
@@ -195,3 +196,19 @@ def test_hidden_files_and_folders_are_not_read(root: Path, make: Callable[[Path]
     make(root / "__MACOSX")
     make(root / ".cache")
     assert _partitions(root) == {"video1": "train"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image_location,Neutral,Anger",
+        "image_location;valence;arousal",
+        '"image_location","valence","arousal"',
+        "image_location,arousal,valence",
+        "image_location",
+    ],
+)
+def test_a_sample_of_another_form_is_refused(tmp_path: Path, header: str) -> None:
+    path = _write(tmp_path / "sample.txt", f"{header}\nvideo1/00001.jpg,0,0\n")
+    with pytest.raises(DamagedFile, match="line 1 must be 'image_location,valence,arousal'"):
+        challenge.read_sample(path)

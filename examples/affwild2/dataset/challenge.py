@@ -24,8 +24,8 @@ def read_sample(path: Path) -> list[SampleRow]:
     """Reads which frames the challenge wants, in its order.
 
     Raises:
-        DamagedFile: The file is missing or empty, its header is another one, or a row names no
-            picture.
+        DamagedFile: The file is missing or empty, its header is another one (of another track, or
+            quoted), or a row names no picture.
     """
     header, *lines = read_lines(path)
     if header.replace(" ", "").lower() != f"image_location,{HEADER}".replace(" ", ""):
