@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse._errors import (
+    check_flag,
     check_layout,
     check_like,
     check_mask,
@@ -94,6 +95,7 @@ class TemporalConvNet(nn.Module):
         super().__init__()
         check_size(_NAME, "dim", dim)
         check_size(_NAME, "kernel_size", kernel_size)
+        check_flag(_NAME, "causal", causal)
         if not isinstance(widths, Sequence):
             raise error(
                 TypeError,
@@ -240,11 +242,15 @@ class TemporalConvNet(nn.Module):
         expected = [(chunk.shape[0], n, steps) for n, steps in zip(widths, reach, strict=True)]
         if state is None:
             return tuple(chunk.new_zeros(shape) for shape in expected)
-        if not isinstance(state, TemporalState):
+        if not (
+            isinstance(state, TemporalState)
+            and isinstance(state.contexts, tuple)
+            and all(isinstance(context, Tensor) for context in state.contexts)
+        ):
             raise error(
                 TypeError,
                 _NAME,
-                "'state' is not a TemporalState",
+                "'state' is not a TemporalState of tensors",
                 got=type(state).__name__,
                 expected="what stream returned beside the outputs, or None",
                 hint="from a list of saved tensors make TemporalState(tuple(tensors))",

@@ -367,6 +367,11 @@ WRONG_CALLS = {
     "another mask for the TCN": Wrong(
         lambda: TCN(FACE, ALL[:1]), ValueError, ".*mask does not have the batch and steps"
     ),
+    "causality as a str": Wrong(
+        lambda: TemporalConvNet(3, [4], causal="False"),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        "TemporalConvNet: causal must be a bool",
+    ),
     "streaming without causality": Wrong(
         lambda: TemporalConvNet(3, [4], causal=False).stream(FACE),
         ValueError,
@@ -376,6 +381,16 @@ WRONG_CALLS = {
         lambda: TCN.stream(FACE, FACE),  # type: ignore[arg-type]  # the wrong call
         TypeError,
         ".*'state' is not a TemporalState",
+    ),
+    "numbers for a state's tensors": Wrong(
+        lambda: TCN.stream(FACE, crossfuse.TemporalState((1, 2))),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        ".*'state' is not a TemporalState of tensors",
+    ),
+    "nothing for a state's tensors": Wrong(
+        lambda: TCN.stream(FACE, crossfuse.TemporalState(None)),  # type: ignore[arg-type]  # the wrong call
+        TypeError,
+        ".*'state' is not a TemporalState of tensors",
     ),
     "a state of another dtype": Wrong(
         lambda: TemporalConvNet(3, [4], dtype=torch.float64).stream(
