@@ -121,8 +121,8 @@ def test_three_own_streams_from_training_to_the_challenge_file(
                 np.save(tmp_path / name / f"{trial.name}.npy", rng.normal(3, 9, shape))
     own = tuple(f"{n}={tmp_path / n}{r}" for n, r in (("mae", ""), ("clip", ""), ("wave", "@50")))
     seen = ("mae", "clip", "wave", "words")
+    console = _console()
     for target in ("valence", "arousal"):
-        console = _console()
         Train(
             trained / "features",
             tmp_path / target,

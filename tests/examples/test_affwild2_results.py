@@ -95,6 +95,7 @@ def test_the_report_holds_everything_in_one_file(tmp_path: Path) -> None:
         "bars &lt;&amp;&gt;",
         "only &lt;a&gt;",
         "torch",
+        "prefers-color-scheme:dark",
     ):
         assert wanted in text
 
@@ -163,6 +164,20 @@ def test_the_papers_numbers_have_their_own_column() -> None:
     (line,) = [line for line in console.export_text().splitlines() if "RCMA" in line]
     cells = [cell.strip() for cell in line.strip("│┃ ").split("│")]
     assert cells == ["RCMA as published, joint of the others", "0.250", "", "", "0.585"]
+
+
+def test_titles_are_whole_and_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Brackets are no markup of the terminal, dollars no formula of the pictures."""
+    table = make_table([_result("rcma-stable-T", 0, 0.25, data="[red] $x_$")], {}, DEMO)
+    console = Console(record=True, width=60, quiet=False, file=StringIO())
+    show(console, table)
+    said = " ".join(
+        re.sub('[^a-z0-9"=,\\[\\]$]', " ", console.export_text(), flags=re.IGNORECASE).split()
+    )
+    for word in ("[red]", "$x", "RCMA,", 'form="stable"', "length=300"):
+        assert word in said
+    assert "0.000" not in said, "a single run has no spread"
+    plot_bars(tmp_path / "bars.png", table.rows, "$\\nothing$")
 
 
 def test_the_authors_preset_is_called_released() -> None:

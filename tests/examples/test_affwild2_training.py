@@ -559,7 +559,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 def test_a_run_that_diverges_stops_and_names_the_epoch(tmp_path: Path) -> None:
-    preset = replace(SMALL, learning_rate=1e38, warmup="none")
+    preset = replace(SMALL, learning_rate=1e30, warmup="none")
     with pytest.raises(ValueError, match=r"of epoch 1 is -?(nan|inf); the run in .* stops"):
         train(_run(preset=preset), tmp_path, *_setup())
     assert not (tmp_path / CHECKPOINT).exists()
@@ -822,6 +822,28 @@ def test_the_challenge_file_keeps_the_samples_own_rows(tmp_path: Path) -> None:
         ["b/00001.jpg", "0.900000"],
         ["a/00002.jpg", "0.200000"],
     ]
+
+
+def test_predictions_that_cannot_be_used_leave_the_file_before(tmp_path: Path) -> None:
+    sample, out = tmp_path / "sample.txt", tmp_path / "out.txt"
+    sample.write_text("image_location,valence,arousal\na/00001.jpg,0,0\n")
+    out.write_text("before")
+    good, bad = {"a": torch.tensor([0.1])}, {"a": torch.tensor([math.nan])}
+    with pytest.raises(ValueError, match="a: its predictions are not finite"):
+        write_challenge_file(out, sample, good, bad)
+    with pytest.raises(ValueError, match="no trial of this file has a prediction"):
+        write_challenge_file(out, sample, {"b": good["a"]}, {"b": good["a"]})
+    for text in (
+        "image,expression\na/00001.jpg,3\n",
+        "image_location,Neutral,Anger\na/00001.jpg,0,0\n",
+        "image_location;valence;arousal\na/00001.jpg;0;0\n",
+        'image_location,valence,arousal\n"a/00001.jpg",0,0\n',
+        "image_location,valence,arousal\na/00001.jpg;0;0\n",
+    ):
+        sample.write_text(text)
+        with pytest.raises(DamagedFile, match=r"sample\.txt: line \d must be"):
+            write_challenge_file(out, sample, good, good)
+    assert out.read_text() == "before"
 
 
 @pytest.mark.parametrize("row", ["a,0,0", "/00001.jpg,0,0", "a/x.jpg,0,0", "a/00000.jpg,0,0", ""])

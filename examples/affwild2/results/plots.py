@@ -21,6 +21,7 @@ from examples.affwild2.training.trials import Target, Trials
 INK, SOFT, OURS, LIMIT = "#22303c", "#9fb1bf", "#c8553d", "#4f7f52"
 WIDE, DOTS = 10, 120  # inches, and dots in each
 mpl.use("Agg")
+mpl.rcParams["text.parse_math"] = False  # a "$" in a name is no formula
 
 
 def plot_trial(
