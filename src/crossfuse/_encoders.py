@@ -110,7 +110,8 @@ def features_of(module: nn.Module, outputs: object) -> object:
     """Takes the features out of what a module returned, if their place is known."""
     if isinstance(outputs, Tensor):
         return outputs
-    if isinstance(outputs, tuple) and any(isinstance(m, nn.RNNBase) for m in unwrapped(module)):
+    recurrent = any(isinstance(inner, nn.RNNBase) for inner in unwrapped(module))
+    if recurrent and isinstance(outputs, tuple | list):  # a list from a hook
         return outputs[0]  # beside the state
     return getattr(outputs, "last_hidden_state", outputs)  # of Transformers
 

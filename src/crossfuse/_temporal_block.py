@@ -133,9 +133,9 @@ class ConvolutionBlock(nn.Module):
 
     @override
     def forward(
-        self, x: Tensor, valid: Tensor | None, contexts: Sequence[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the outputs and the contexts of the next chunk."""
+        self, x: Tensor, valid: Tensor | None, contexts: Sequence[Tensor] | None = None
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Returns the outputs; in a stream, which has contexts, also those of the next chunk."""
         inner, after = x, []
         layers = (self.first, self.first_dropout), (self.second, self.second_dropout)
         for k, (conv, dropout) in enumerate(layers):
@@ -150,4 +150,6 @@ class ConvolutionBlock(nn.Module):
             inner = inner if valid is None else inner.masked_fill(~valid[:, None], 0.0)
         residual = x if self.residual is None else self.residual(x)
         outputs = leaky_relu(inner + residual, _SLOPE)
-        return (outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)), after
+        outputs = outputs if valid is None else outputs.masked_fill(~valid[:, None], 0.0)
+        # A tensor alone outside of streams: attribution tools take no list beside it.
+        return outputs if contexts is None else (outputs, after)

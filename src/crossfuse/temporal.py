@@ -166,7 +166,7 @@ class TemporalConvNet(nn.Module):
         self._check(x, mask)
         x = zero_invalid(x, mask).mT
         for block in self.blocks:
-            x, _ = block(x, mask, None)
+            x = block(x, mask)
         return x.mT
 
     def stream(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import prune
 
+import crossfuse
 from tests.support import properties
 from tests.support.layers import SPECIMENS, Specimen
 
@@ -164,6 +165,35 @@ def test_backward_hooks_and_gradient_penalties(name: str) -> None:
         torch.autograd.backward(penalty)
     for key, p in module.named_parameters():
         assert p.grad is None or p.grad.isfinite().all(), key
+
+
+def rebuilt(_: nn.Module, __: object, outputs: object) -> object:
+    """A forward hook that returns the outputs in a container of another type."""
+    if isinstance(outputs, tuple | list):
+        return list(outputs) if isinstance(outputs, tuple) else tuple(outputs)
+    return dict(outputs) if isinstance(outputs, dict) else outputs
+
+
+def encoders_of_a_wearable() -> nn.Module:
+    """PerModality around a module that returns a tuple."""
+    modules = {"face": nn.GRU(3, 4, batch_first=True), "voice": nn.Linear(5, 2)}
+    return crossfuse.PerModality(modules)
+
+
+HOOKED = {n: SPECIMENS[n] for n in PARAMETRISED} | {"recurrent": Specimen(encoders_of_a_wearable)}
+
+
+@pytest.mark.parametrize("name", HOOKED)
+def test_hooks_may_rebuild_what_parts_return(name: str) -> None:
+    """As the hooks of attribution and of offloading tools do."""
+    for masked in (False, True)[: 1 + HOOKED[name].takes_mask]:
+        module = HOOKED[name].module()
+        arguments = HOOKED[name].arguments(SIZES, masked)
+        expected = tensors(module(*arguments))
+        for part in list(module.modules())[1:]:
+            part.register_forward_hook(rebuilt)
+        for x, y in zip(tensors(module(*arguments)), expected, strict=True):
+            assert torch.equal(x, y)
 
 
 @pytest.mark.parametrize("name", [n for n in PARAMETRISED if "Recursive" in n or "Joint" in n])
