@@ -33,6 +33,10 @@ _WRAPPED = (
     "base_model",
     "model",
 )
+# Libraries whose wrappers do no more than to call that module. A user's own wrapper may.
+_WRAPPERS_OF = frozenset(
+    {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "peft", "accelerate"}
+)
 _ALONE = (
     nn.Linear,
     nn.Identity,
@@ -84,7 +88,7 @@ def stated(taken: str) -> Way:
 def unwrapped(module: nn.Module) -> list[nn.Module]:
     """Lists a module, what it wraps, what that wraps, and so on; wrappers take any keyword."""
     seen = [module]
-    while "**" in _parameters(seen[-1].forward):
+    while _is_of_library(seen[-1]) and "**" in _parameters(seen[-1].forward):
         # From the children: wrappers answer for other attributes of what they wrap.
         children = dict(seen[-1].named_children())
         inner = next((children[name] for name in _WRAPPED if name in children), None)
@@ -187,8 +191,12 @@ def _is_alone(module: nn.Module) -> bool:
     return kind.__name__ == "Linear" and kind.__module__.startswith("torch.ao.nn.")
 
 
+def _is_of_library(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] in _WRAPPERS_OF
+
+
 def _parameters(function: object) -> frozenset[str]:
-    """Names the parameters of a function, "**" if it takes any keyword."""
+    """Names the keyword parameters of a function, "**" if it takes any keyword."""
     if not callable(function):
         return frozenset()
     schema = getattr(function, "schema", None)  # of a scripted one, which has no signature
@@ -203,7 +211,11 @@ def _named(function: Callable[..., Any]) -> frozenset[str]:
         found = signature(function).parameters
     except (TypeError, ValueError):
         return frozenset()
-    return frozenset("**" if p.kind is Parameter.VAR_KEYWORD else p.name for p in found.values())
+    return frozenset(
+        "**" if p.kind is Parameter.VAR_KEYWORD else p.name
+        for p in found.values()
+        if p.kind is not Parameter.POSITIONAL_ONLY
+    )
 
 
 _named_once = lru_cache(maxsize=512)(_named)

@@ -181,6 +181,9 @@ def test_what_cannot_stream_is_named() -> None:
     layer = PerModality({"face": nn.GRU(3, 3, batch_first=True), "voice": TemporalConvNet(3, [2])})
     with pytest.raises(TypeError, match="PerModality: the module of 'face' cannot stream"):
         layer.stream({"face": x})
+    inner = Cumulative(TemporalConvNet(3, [2]))  # to stream the net alone would leave out the sum
+    with pytest.raises(TypeError, match="the module of 'face' cannot stream"):
+        PerModality({"face": inner}).stream({"face": x})
     _, state = layer.stream({"voice": x})
     with pytest.raises(ValueError, match="'voice' was in the stream before and is missing now"):
         layer.stream({"voice": None}, state)
@@ -233,6 +236,24 @@ class Keywords(nn.Module):
 
     def forward(self, *args: Tensor, **options: Tensor) -> Tensor:
         y: Tensor = self.net(*args, **options)
+        return y
+
+
+class Cumulative(nn.Module):
+    """A user's own wrapper, which keeps its module under a name that libraries use too."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Tensor, **options: Tensor) -> Tensor:
+        y: Tensor = self.module(*args, **options)
+        return y.cumsum(dim=1)
+
+
+class Positional(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None = None, /) -> Tensor:
+        y: Tensor = Mean()(x, mask)
         return y
 
 
@@ -323,6 +344,8 @@ def test_how_a_module_takes_a_mask_can_be_stated() -> None:
         nn.Softmax(dim=1),
         nn.LayerNorm([5, 4]),
         Keywords(nn.Linear(4, 4)),
+        Cumulative(nn.Linear(4, 4)),
+        Positional(),
     ],
     ids=lambda module: type(module).__name__,
 )
