@@ -196,6 +196,50 @@ def test_hooks_may_rebuild_what_parts_return(name: str) -> None:
             assert torch.equal(x, y)
 
 
+# A layer, and a part of it that is attributed to: its output (B, L, d) or (B, d, L).
+ATTRIBUTED = [
+    ("RecursiveCrossModalAttention", "recursions.0.face"),
+    ("RecursiveCrossModalAttention-paper", "recursions.1.voice"),
+    ("RecursiveCrossModalAttention-released", "recursions.0.face"),
+    ("JointCrossAttention-paper", "recursions.0.voice"),
+    ("CrossModalTransformer", "targets.face.norm"),
+    ("TemporalConvNet", "blocks.0"),
+    ("PerModality", "branches.face"),
+    ("PerModality", "branches.face.blocks.0"),
+    ("PerModality", "branches.voice"),
+    ("LiveWindow", "encode.branches.voice"),
+    ("LiveWindow", "readout.fuse.recursions.0.face"),
+]
+
+
+@pytest.mark.parametrize(("name", "part"), ATTRIBUTED)
+def test_captum_attributes_to_parts(name: str, part: str) -> None:
+    """What a part returns; and attributions that sum to the change of the score by the part."""
+    captum = pytest.importorskip("captum.attr")
+    module = SPECIMENS[name].module()
+    leaves, structure = torch.utils._pytree.tree_flatten(SPECIMENS[name].arguments(SIZES, False))
+    inputs, zeros = tuple(leaves), tuple(map(torch.zeros_like, leaves))
+    layer = module.get_submodule(part)
+    returned: list[Tensor] = []
+
+    def score(*leaves: Tensor) -> Tensor:
+        outputs = module(*torch.utils._pytree.tree_unflatten(leaves, structure))
+        return torch.stack([y.square().sum(dim=(1, 2)) for y in tensors(outputs)]).sum(dim=0)
+
+    with layer.register_forward_hook(lambda _, __, y: returned.append(y)):
+        score(*zeros)
+        whole = score(*inputs)
+    start, end = returned
+    with layer.register_forward_hook(lambda *_: start):
+        change = whole - score(*inputs)
+    activation = captum.LayerActivation(score, layer).attribute(inputs)
+    properties.close(activation, end, "activation", 1e-6)
+    integrated = captum.LayerIntegratedGradients(score, layer)
+    found = integrated.attribute(inputs, zeros, n_steps=500)  # the slope jumps at relus
+    properties.close(found.sum(dim=(1, 2)), change, "sum of the attributions", 1e-2)
+    properties.close(score(*inputs), whole, "the score afterwards", 1e-6)
+
+
 @pytest.mark.parametrize("name", [n for n in PARAMETRISED if "Recursive" in n or "Joint" in n])
 def test_a_trace_at_one_size_serves_others(name: str) -> None:
     specimen = SPECIMENS[name]
