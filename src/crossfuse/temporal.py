@@ -1,7 +1,7 @@
 """The temporal convolutional network."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -242,11 +242,8 @@ class TemporalConvNet(nn.Module):
         expected = [(chunk.shape[0], n, steps) for n, steps in zip(widths, reach, strict=True)]
         if state is None:
             return tuple(chunk.new_zeros(shape) for shape in expected)
-        if not (
-            isinstance(state, TemporalState)
-            and isinstance(state.contexts, tuple)
-            and all(isinstance(context, Tensor) for context in state.contexts)
-        ):
+        contexts: Any = getattr(state, "contexts", None)
+        if not isinstance(contexts, Sequence) or any(not isinstance(c, Tensor) for c in contexts):
             raise error(
                 TypeError,
                 _NAME,
