@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._errors import check_probability, check_size, check_together, error, shapes
+from crossfuse._errors import (
+    check_dense,
+    check_probability,
+    check_size,
+    check_together,
+    error,
+    shapes,
+)
 from crossfuse._masks import is_present, valid_steps
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure
 
@@ -264,6 +271,8 @@ class _Token(nn.Module):
 def _check_batch(present: Mapping[str, Any]) -> None:
     """Refuses what has no axes for batch and steps, or a batch size of its own."""
     for name, x in present.items():
+        if isinstance(x, Tensor):
+            check_dense("ModalityDropout", name, x)
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise error(
                 TypeError,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._errors import check_layout, error
+from crossfuse._errors import check_dense, check_layout, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure, T
 
@@ -61,6 +61,8 @@ class MaskedMean(nn.Module):
         for name, value in given.items():
             if value is not None:
                 # The features are as many as there are: only the layout is checked.
+                if isinstance(value, Tensor):
+                    check_dense("MaskedMean", name, value)
                 dim = value.shape[-1] if isinstance(value, Tensor) and value.ndim else 1
                 check_layout("MaskedMean", name, value, dim)
         pooled = [

@@ -196,6 +196,36 @@ def test_hooks_may_rebuild_what_parts_return(name: str) -> None:
             assert torch.equal(x, y)
 
 
+def jagged(x: Tensor) -> Tensor:
+    return torch.nested.nested_tensor(list(x), layout=torch.jagged)
+
+
+FOREIGN: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": Tensor.to_sparse,
+    "jagged": jagged,
+    "nested": lambda x: torch.nested.nested_tensor(list(x)),
+    "float64 under autocast": Tensor.double,
+}
+# These have no parameters, and compute in float64 as in any other dtype.
+ANY_DTYPE = ("ModalityDropout", "MaskedMean", "MaskedMean-one", "ConcordanceLoss")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_foreign_tensors_are_refused_in_our_words(name: str, kind: str) -> None:
+    module, arguments = SPECIMENS[name].module(), SPECIMENS[name].arguments(SIZES, False)
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors", UserWarning)
+        foreign = torch.utils._pytree.tree_map(FOREIGN[kind], arguments)
+        if kind.startswith("float64") and name in ANY_DTYPE:
+            outputs = tensors(module(*foreign))
+            assert all(y.dtype in (torch.float64, torch.bool) for y in outputs)
+            return
+        with pytest.raises((TypeError, ValueError), match=r"^(functional\.)?[A-Za-z]+: ") as caught:
+            module(*foreign)
+    assert "hint" in str(caught.value)
+
+
 # A layer, and a part of it that is attributed to: its output (B, L, d) or (B, d, L).
 ATTRIBUTED = [
     ("RecursiveCrossModalAttention", "recursions.0.face"),

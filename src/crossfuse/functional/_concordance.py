@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_choice, check_mask, check_positive, error, shapes
+from crossfuse._errors import check_choice, check_dense, check_mask, check_positive, error, shapes
 
 _NAME = "functional.concordance"
 OVER = ("window", "batch")
@@ -108,7 +108,9 @@ def _check(
     check_choice(_NAME, "moments", moments, MOMENTS)
     check_positive(_NAME, "eps", eps, least=1e-30)
     for name, series in (("prediction", prediction), ("target", target)):
-        if not isinstance(series, Tensor) or series.is_complex():
+        if isinstance(series, Tensor):
+            check_dense(_NAME, name, series)
+        if not isinstance(series, Tensor) or series.is_complex() or series.is_quantized:
             raise error(
                 TypeError,
                 _NAME,
