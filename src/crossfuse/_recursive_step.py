@@ -100,12 +100,7 @@ class Branch(nn.Module):
         """
         correlation = self._correlation(inner, joint, valid)
         attention = functional.rcma_attention_map(
-            # The scale is stated: compiled checkpoints cannot share a default that is a float.
-            inner,
-            correlation,
-            self.feature,
-            scale=1.0,
-            longest=self.sizes.length,
+            inner, correlation, self.feature, longest=self.sizes.length
         )
         features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
         return Attended(features, correlation, attention)

@@ -88,15 +88,12 @@ def test_timeless_correlation(draw: Numbers) -> None:
     properties.close(functional.rcma_timeless_correlation(x, joint, counts), expected, "C", OUTPUT)
 
 
-@given(draw=numbers, scale=st.sampled_from([1.0, 0.5]))
-def test_attention_map(draw: Numbers, scale: float) -> None:
+@given(draw=numbers)
+def test_attention_map(draw: Numbers) -> None:
     x, correlation, feature = draw("bsd"), draw("bdj"), draw("dd")
-    expected = torch.einsum("bsd,de,bej->bsj", x, feature, correlation).relu() * scale
-    properties.close(
-        functional.rcma_attention_map(x, correlation, feature, scale=scale), expected, "H", OUTPUT
-    )
-    for longest in (1, 100):
-        found = functional.rcma_attention_map(x, correlation, feature, scale=scale, longest=longest)
+    expected = torch.einsum("bsd,de,bej->bsj", x, feature, correlation).relu()
+    for longest in (None, 1, 100):
+        found = functional.rcma_attention_map(x, correlation, feature, longest=longest)
         properties.close(found, expected, "H", OUTPUT)
 
 

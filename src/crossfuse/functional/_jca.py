@@ -33,9 +33,7 @@ def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
-def jca_attention_map(
-    x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor, *, scale: float = 1.0
-) -> Tensor:
+def jca_attention_map(x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor) -> Tensor:
     r"""Combines a modality's features with its correlation, projected from the steps to width K.
 
     .. math:: H = \mathrm{relu}(X^\top S + C G)
@@ -47,7 +45,6 @@ def jca_attention_map(
         correlation: Its correlation :math:`C`, (B, d, D).
         own: Weight of the modality's own steps :math:`S`, (L, K).
         joint: Weight of the correlation :math:`G`, (D, K).
-        scale: A factor of the argument; 1 in the paper.
 
     Returns:
         The attention map :math:`H`, (B, d, K), not negative.
@@ -57,7 +54,7 @@ def jca_attention_map(
         >>> jca_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
         torch.Size([2, 4, 5])
     """
-    return torch.relu_(mix(own.mT * scale, x).mT + correlation @ (joint * scale))
+    return torch.relu_(mix(own.mT, x).mT + correlation @ joint)
 
 
 def jca_attended_features(

@@ -118,7 +118,6 @@ def rcma_attention_map(
     correlation: Tensor,
     feature: Tensor,
     *,
-    scale: float = 1.0,
     longest: int | None = None,
 ) -> Tensor:
     r"""Applies the correlation to the features of each step.
@@ -131,7 +130,6 @@ def rcma_attention_map(
         x: One modality :math:`X`, (B, L, d).
         correlation: Its correlation :math:`C`, (B, d, D).
         feature: Learned mixing of the features :math:`F`, (d, d).
-        scale: A factor of the argument; 1 in the paper.
         longest: The number of steps that decides the order of the products, if that of ``x`` must
             not (it would be compiled into the graph); ``None`` for that of ``x``.
 
@@ -143,7 +141,6 @@ def rcma_attention_map(
         >>> rcma_attention_map(x, correlation, torch.randn(4, 4)).shape
         torch.Size([2, 9, 7])
     """
-    feature = feature if scale == 1.0 else feature * scale
     return torch.relu_(spread(x, correlation, feature, longest))
 
 
