@@ -12,8 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crossfuse import RecursiveCrossModalAttention
+from examples.common.candidates import CANDIDATES, CHOSEN, Candidate
 from examples.common.fusions import EncoderLayer, LowRankFusion, ModalityTokens
-from examples.common.methods import BASELINE, METHODS
+from examples.common.methods import BASELINE, COMPARED, METHODS
 from examples.common.network import SensorNet
 from examples.common.recordings import (
     EVERY,
@@ -102,7 +104,7 @@ def test_moments_normalise_their_members(drawn: Recordings) -> None:
 # Networks and fusions
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(COMPARED))
 def test_masked_steps_do_not_count(name: str) -> None:
     model = SensorNet(METHODS[name], 7, dropout=0.2).eval()
     with torch.no_grad():
@@ -230,3 +232,25 @@ def test_the_pictures_are_drawn(tmp_path: Path) -> None:
     assert all(
         (tmp_path / f"{name}.png").stat().st_size > 1000 for name in ("confusion", "accuracy")
     )
+
+
+def test_the_chosen_candidate_is_the_layer() -> None:
+    """Same parameter names, same numbers: what was studied is what the package has."""
+    dims = {"accelerometer": 8, "gyroscope": 12}
+    candidate, layer = Candidate(dims, CHOSEN).double(), RecursiveCrossModalAttention(dims).double()
+    for parameter in candidate.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    state = {key: value for key, value in candidate.state_dict().items() if "gain" not in key}
+    layer.load_state_dict(state)
+    streams = {name: torch.randn(3, 9, dim, dtype=torch.float64) for name, dim in dims.items()}
+    expected = layer(streams)
+    for name, found in candidate(streams).items():
+        torch.testing.assert_close(found, expected[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", sorted(CANDIDATES))
+def test_every_candidate_starts_as_the_identity(name: str) -> None:
+    dims = dict.fromkeys(SENSORS, 8)
+    streams = {sensor: torch.randn(2, 9, 8) for sensor in SENSORS}
+    for sensor, found in METHODS[name].fusion(dims)(streams).items():
+        assert torch.equal(found, streams[sensor])
