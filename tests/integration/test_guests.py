@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 import crossfuse
 from tests.support import properties
-from tests.support.layers import SPECIMENS, Specimen
+from tests.support.layers import SPECIMENS, Specimen, foreign_warnings_silenced
 
 SIZES = (2, 6)
 PARAMETRISED = [n for n, s in SPECIMENS.items() if any(True for _ in s.build().parameters())]
@@ -194,6 +194,44 @@ def test_hooks_may_rebuild_what_parts_return(name: str) -> None:
             part.register_forward_hook(rebuilt)
         for x, y in zip(tensors(module(*arguments)), expected, strict=True):
             assert torch.equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    store = tmp_path_factory.mktemp("group") / "store"
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_a_sharded_layer_of_mixed_precision_is_near_and_trains(name: str) -> None:
+    """FSDP2 with weights in bfloat16, which it also casts the inputs to; shards in float32."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    module = SPECIMENS[name].module()
+    arguments = SPECIMENS[name].arguments(SIZES, SPECIMENS[name].takes_mask)
+    expected = tensors(module(*arguments))
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, output_dtype=torch.float32)
+    mesh = init_device_mesh("cpu", (1,))
+    with foreign_warnings_silenced():
+        # It warns of in-place operations on outputs that are views.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* view tensor", UserWarning)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+        outputs = tensors(module(*arguments))
+    for n, (x, y) in enumerate(zip(outputs, expected, strict=True)):
+        properties.close(x, y, f"output {n}", properties.TOLERANCES[torch.bfloat16].output)
+    torch.autograd.backward(
+        sum((x.square().sum() for x in outputs if x.is_floating_point()), torch.zeros(()))
+    )
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
 def jagged(x: Tensor) -> Tensor:
