@@ -68,6 +68,12 @@ class TemporalConvNet(nn.Module):
         ValueError: If sizes or shapes do not fit; if a net that is not causal has an even kernel
             or is asked to stream.
 
+    Note:
+        ``weight`` of a convolution is computed from a norm and a direction, as with
+        :func:`torch.nn.utils.parametrizations.weight_norm`, so writing into it in place
+        (``nn.init.zeros_(conv.weight)``) has no effect. Assign a tensor to it:
+        ``conv.weight = torch.zeros_like(conv.weight)``.
+
     References:
         | S. Bai, J. Z. Kolter, V. Koltun, "An Empirical Evaluation of Generic Convolutional and
           Recurrent Networks for Sequence Modeling", 2018, section 3
