@@ -131,6 +131,18 @@ def test_onnxruntime_gives_the_same_numbers(name: str, tmp_path: Path) -> None:
         same_values(actual, module(*arguments), f"batch and length {sizes}")
 
 
+class Resampling(nn.Module):
+    def forward(self, modalities: dict[str, Tensor]) -> dict[str, Tensor]:
+        return crossfuse.resample(modalities, {"face": 30, "voice": 50}, 25)[0]
+
+
+def test_onnxruntime_resamples(tmp_path: Path) -> None:
+    arguments = ({"face": torch.randn(2, 30, 3), "voice": torch.randn(2, 50, 5)},)
+    program = export(Resampling(), arguments)
+    session = run_onnx(program, tmp_path / "resample.onnx")
+    same_values(run_session(session, arguments), Resampling()(*arguments), "one second")
+
+
 @torch.no_grad()
 def test_onnxruntime_streams(tmp_path: Path) -> None:
     tcn = streaming_net()
