@@ -183,6 +183,11 @@ def test_resetting_a_layer_resets_its_gates(build: Builder) -> None:
         assert not torch.equal(value, before[name]), f"{name} was not re-initialised"
 
 
+def test_the_temperature_is_that_of_the_paper_unless_given() -> None:
+    assert DynamicGate(3).temperature == 0.1
+    assert DynamicGate(3, temperature=1e-30).temperature == 1e-30  # the lowest
+
+
 def test_resetting_a_gate_draws_it_as_it_was_built() -> None:
     torch.manual_seed(1)
     first, again = DynamicGate(5), filled(DynamicGate(5), 0)
@@ -203,7 +208,7 @@ def test_factory_arguments_reach_every_parameter_and_printing_explains() -> None
 
 def test_wrong_calls_are_answered() -> None:
     x, y = torch.randn(2, 4, 3), torch.randn(2, 4, 5)
-    for temperature in (0, -1.0, float("nan"), float("inf"), "cold", True):
+    for temperature in (0, -1.0, 1e-31, float("nan"), float("inf"), "cold", True):
         with pytest.raises(ValueError, match="DynamicGate: temperature must be positive"):
             DynamicGate(3, temperature=temperature)  # type: ignore[arg-type]  # the wrong call
     gate = DynamicGate(3)
