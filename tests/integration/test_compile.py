@@ -230,7 +230,7 @@ def test_beyond_the_limit_it_runs_uncompiled_and_says_so_once(
         properties.eager_equals_compiled(inner, compiled, batch(*size))
     assert graphs() == 1
     ours = [record for record in caplog.records if record.name == "crossfuse._compile"]
-    assert [record.levelname for record in ours] == ["WARNING"]
+    (warned,) = [record for record in ours if record.levelno == logging.WARNING]
     with pytest.raises(ValueError, match="ConcatFusion"):
         compiled({"face": torch.ones(3, 7, 9)})
 
@@ -329,7 +329,7 @@ import crossfuse
 from crossfuse import _compile
 _compile._on_cuda = lambda module: True
 seen = []
-torch.compile = lambda module, **options: seen.append(options["backend"])
+torch.compile = lambda module, **options: seen.append(options["backend"]) or module
 crossfuse.compile(torch.nn.Identity())
 assert seen == ["inductor"], seen
 """
