@@ -230,7 +230,7 @@ def test_beyond_the_limit_it_runs_uncompiled_and_says_so_once(
         properties.eager_equals_compiled(inner, compiled, batch(*size))
     assert graphs() == 1
     ours = [record for record in caplog.records if record.name == "crossfuse._compile"]
-    (warned,) = [record for record in ours if record.levelno == logging.WARNING]
+    assert [record.levelname for record in ours].count("WARNING") == 1
     with pytest.raises(ValueError, match="ConcatFusion"):
         compiled({"face": torch.ones(3, 7, 9)})
 
