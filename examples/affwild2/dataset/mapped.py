@@ -4,6 +4,7 @@ A ``numpy.memmap`` keeps a file descriptor as long as it lives; a corpus of 600 
 more of them than many systems allow.
 """
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from examples.affwild2.dataset.files import DamagedFile
+
+SCATTERED = 4  # rows wanted one in so many, or fewer, are read one by one
 
 
 class Mapped:
@@ -34,7 +37,13 @@ class Mapped:
                 with safe_open(self.path, framework="np") as file:
                     part = file.get_slice(next(iter(file.keys())))  # the only tensor
                     return np.asarray(part[key] if isinstance(key, slice) else part[:][key])
-            return np.array(np.load(self.path, mmap_mode="r")[key])
+            array = np.load(self.path, mmap_mode="r")
+            scattered = (
+                isinstance(key, np.ndarray) and key.size and np.ptp(key) > SCATTERED * key.size
+            )
+            if scattered and hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+                array.base.madvise(mmap.MADV_RANDOM)  # else the system reads far more than wanted
+            return np.array(array[key])
         except (OSError, ValueError, EOFError, SafetensorError) as error:
             raise DamagedFile(self.path, f"cannot be read ({error})") from error
 

@@ -3,6 +3,7 @@
 Shapes: L frames of a window, d features of a row.
 """
 
+import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -127,13 +128,15 @@ class OwnFeatures:
 
     def measure(self, trials: Sequence[Features]) -> tuple[Tensor, Tensor]:
         """Mean and spread of each feature over some frames of every trial, (d,) each."""
-        taken = [self._sample(trial, SAMPLED).astype(np.float64) for trial in trials]
-        rows = np.concatenate(taken)
-        if not len(rows):
+        taken = [self._sample(trial, SAMPLED) for trial in trials]
+        count = sum(map(len, taken))
+        if not count:
             raise ValueError(f"--own {self.stream.name}: no training trial has any of it")
-        spread = rows.std(0)
+        # trial by trial, as float64 copies of all samples would double the memory in use
+        mean = np.sum([rows.sum(0, dtype=np.float64) for rows in taken], 0) / count
+        spread = np.sqrt(np.sum([np.square(rows - mean).sum(0) for rows in taken], 0) / count)
         spread[spread < 1e-6] = 1.0  # a feature that never moves
-        return torch.from_numpy(rows.mean(0)).float(), torch.from_numpy(spread).float()
+        return torch.from_numpy(mean).float(), torch.from_numpy(spread).float()
 
     def digest(self, trial: Features) -> bytes:
         """What a change of a trial's features would change: their number, and some values."""
@@ -180,6 +183,32 @@ class Standardise(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return (rows - self.mean) / self.spread
+
+
+class OwnRows:
+    """The standardised own features of one trial, (T, d), read when they are indexed.
+
+    A ``cache`` of them would hold the whole folder in memory.
+
+    Args:
+        own: The features of one modality.
+        trial: Whose rows.
+        standardise: Brings them to mean 0 and spread 1.
+    """
+
+    def __init__(self, own: OwnFeatures, trial: Features, standardise: nn.Module) -> None:
+        self.own, self.trial = own, trial
+        self.standardise = copy.deepcopy(standardise).eval()  # the network's moves to its device
+
+    def __len__(self) -> int:
+        return len(self.trial)
+
+    def __getitem__(self, key: slice | Tensor) -> Tensor:
+        if isinstance(key, Tensor):
+            return self[:][key]
+        start, stop, _ = key.indices(len(self))
+        rows: Tensor = self.standardise(self.own.read(self.trial, start, stop))
+        return rows
 
 
 def read_own(texts: Sequence[str]) -> tuple[OwnFeatures, ...]:

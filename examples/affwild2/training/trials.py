@@ -15,7 +15,7 @@ from torch.nn import functional
 from examples.affwild2.dataset.features import Features
 from examples.affwild2.dataset.folds import Window
 from examples.affwild2.training.modalities import MODALITIES, Cut, Encoding, Family
-from examples.affwild2.training.own import OwnFeatures
+from examples.affwild2.training.own import OwnFeatures, OwnRows
 
 Target = Literal["valence", "arousal"]
 TARGETS: tuple[Target, ...] = ("valence", "arousal")
@@ -59,7 +59,8 @@ class Trials:
         modalities: Those to deliver.
         family: Whose encoders the frames are read for.
         scale: Mean and standard deviation that word vectors are normalised by.
-        encoded: Features of each trial, (T, d), where backbones have been run before.
+        encoded: Features of each trial, (T, d), where backbones have been run before; own features
+            stay on disk.
         own: The user's own features, by the name of their modality.
     """
 
@@ -67,7 +68,7 @@ class Trials:
     modalities: tuple[str, ...]
     family: Family = "demo"
     scale: tuple[float, float] = (0.0, 1.0)
-    encoded: Sequence[Mapping[str, Tensor]] | None = None
+    encoded: Sequence[Mapping[str, Tensor | OwnRows]] | None = None
     own: Mapping[str, OwnFeatures] = field(default_factory=dict)
 
     @property
@@ -169,17 +170,21 @@ class Trials:
 
 def encode(trials: Trials, backbones: Mapping[str, nn.Module]) -> Trials:
     """Runs frozen backbones over whole trials once, so that windows are cut from their features."""
-    encoded = []
+    ours = trials.see(tuple(name for name in trials.modalities if name not in trials.own))
+    own = {name: trials.own[name] for name in trials.modalities if name in trials.own}
+    encoded: list[dict[str, Tensor | OwnRows]] = []
     with torch.no_grad():
         for i, length in enumerate(trials.lengths):
             parts = [
                 {name: backbones[name].eval()(x) for name, x in frames.items()}
-                for start in range(0, length, CHUNK)
-                for frames in [trials.frames(i, start, min(start + CHUNK, length))]
+                for start in range(0, length if ours.modalities else 0, CHUNK)
+                for frames in [ours.frames(i, start, min(start + CHUNK, length))]
             ]
-            encoded.append(
-                {name: torch.cat([part[name] for part in parts]) for name in trials.modalities}
-            )
+            rows = {
+                name: OwnRows(one, trials.features[i], backbones[name]) for name, one in own.items()
+            }
+            made = {name: torch.cat([part[name] for part in parts]) for name in ours.modalities}
+            encoded.append({**made, **rows})
     return replace(trials, encoded=encoded)
 
 
