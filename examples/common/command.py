@@ -63,7 +63,7 @@ def jobs(data: DataSet, options: Options) -> list[Job]:
 
     def kept(name: str, fold: int, seed: int) -> Path | None:
         first = (name, fold, seed) == (SAVED, 0, options.first_seed)
-        return options.out / f"{SAVED}.pt" if first else None
+        return options.out / f"{SAVED}.safetensors" if first else None
 
     return [
         Job(data, name, fold, seed, budget, kept(name, fold, seed))

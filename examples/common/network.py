@@ -3,11 +3,14 @@
 Shapes: B batch, L steps, d axes of a sensor, w features of an encoder.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crossfuse import MaskedMean, PerModality, TemporalConvNet
@@ -115,17 +118,21 @@ class SavedOptions:
     method: str
     names: tuple[str, ...]
     dropout: float
+    held_out: tuple[int, ...] = ()  # the people it has not seen
 
 
 def save_model(file: Path, model: SensorNet, options: SavedOptions) -> None:
     """Saves a trained network with what it is built from."""
-    torch.save({"options": asdict(options), "state": model.state_dict()}, file)
+    save_file(model.state_dict(), file, metadata={"options": json.dumps(asdict(options))})
 
 
 def load_model(file: Path) -> tuple[SensorNet, SavedOptions]:
     """Loads a network that :func:`save_model` saved, ready to use."""
-    saved = torch.load(file, weights_only=True)
-    options = SavedOptions(**saved["options"])
+    with safe_open(file, framework="pt") as saved:
+        given = json.loads(saved.metadata()["options"])
+    options = SavedOptions(
+        given["method"], tuple(given["names"]), given["dropout"], tuple(given["held_out"])
+    )
     model = SensorNet(METHODS[options.method], len(options.names), dropout=options.dropout)
-    model.load_state_dict(saved["state"])
+    model.load_state_dict(load_file(file))
     return model.eval(), options

@@ -48,7 +48,9 @@ def work(job: Job) -> Run:
     recordings = job.data.load()
     model, result = run(job.method, job.data, recordings, job.fold, job.seed, job.budget)
     if job.save_to is not None:
-        options = SavedOptions(job.method, recordings.names, job.budget.dropout)
+        options = SavedOptions(
+            job.method, recordings.names, job.budget.dropout, job.data.held_out[job.fold]
+        )
         save_model(job.save_to, model, options)
     return result
 

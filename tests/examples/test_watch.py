@@ -108,7 +108,7 @@ def test_quick_runs_from_end_to_end_and_once(
     command.main(WATCH, options)
 
     drawn = load_recordings()
-    model, saved = load_model(out / "rcma.pt")
+    model, saved = load_model(out / "rcma.safetensors")
     assert saved.names == tuple("ABCDEFG")
     (first,) = (run for run in done if run["method"] == "rcma")
     assert confusion(model, WATCH, drawn, WATCH.fold(drawn, 0)).tolist() == first["confusion"]
