@@ -181,6 +181,11 @@ def test_it_follows_a_fusion_of_several_modalities_and_of_one_tensor() -> None:
             "AttentionPooling: mask is not a tensor, but x is one",
         ),
         (lambda: AttentionPooling(3)(torch.randn(2, 4, 2)), ValueError, "'x' has 2 features"),
+        (
+            lambda: AttentionPooling(3)(torch.randn(2, 4, 3).double()),
+            TypeError,
+            "AttentionPooling: 'x' has another dtype than the parameters",
+        ),
         (lambda: AttentionPooling(0), ValueError, "must be a positive int"),
     ],
 )
