@@ -55,7 +55,8 @@ def kept(layer: nn.Module, x: list[Tensor]) -> float:
     That is what autograd saves, and what checkpointing holds to start each recursion again. With
     checkpoint=True the backward pass needs, in addition, what one recursion keeps without.
     """
-    gc.collect()  # what the case before left
+    gc.collect()
+    before = {address(y) for y in living()}  # of whoever else is in this process
     saved: list[Tensor] = []
 
     def pack(y: Tensor) -> Tensor:
@@ -64,10 +65,14 @@ def kept(layer: nn.Module, x: list[Tensor]) -> float:
 
     with saved_tensors_hooks(pack, lambda y: y):
         outputs = layer(x)
-    held = [y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu"]
-    users = {address(y) for y in (*layer.parameters(), *x, *outputs)}
-    sizes = {address(y): y.untyped_storage().nbytes() for y in (*saved, *held)}
+    users = before | {address(y) for y in (*layer.parameters(), *x, *outputs)}
+    sizes = {address(y): y.untyped_storage().nbytes() for y in (*saved, *living())}
     return mebibytes(sum(size for at, size in sizes.items() if at not in users))
+
+
+def living() -> list[Tensor]:
+    """The tensors on the CPU that Python knows of."""
+    return [y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu"]
 
 
 def peak(layer: nn.Module, x: list[Tensor]) -> float:

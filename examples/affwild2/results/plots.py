@@ -21,9 +21,10 @@ from examples.affwild2.training.trials import Target, Trials
 INK, SOFT, OURS, LIMIT = "#22303c", "#9fb1bf", "#c8553d", "#4f7f52"
 WIDE, DOTS = 10, 120  # inches, and dots in each
 mpl.use("Agg")
-mpl.rcParams["text.parse_math"] = False  # a "$" in a name is no formula
+_as_written = mpl.rc_context({"text.parse_math": False})  # a "$" in a name is no formula
 
 
+@_as_written
 def plot_trial(
     path: Path,
     label: NDArray[np.float32],
@@ -53,6 +54,7 @@ def plot_trial(
     _save(figure, path)
 
 
+@_as_written
 def plot_bars(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draws the CCC of each method with its spread, every run, and the data's ceilings."""
     figure, axes = _figure(WIDE, 1.4 + 0.32 * len(rows))
@@ -74,6 +76,7 @@ def plot_bars(path: Path, rows: Sequence[Row], title: str) -> None:
     _save(figure, path)
 
 
+@_as_written
 def plot_correlations(path: Path, model: AffectNet, trials: Trials, size: int) -> None:
     """Draws RCMA's correlation maps C of the first window, per step and modality.
 
@@ -111,6 +114,7 @@ def plot_correlations(path: Path, model: AffectNet, trials: Trials, size: int) -
     _save(figure, path)
 
 
+@_as_written
 def plot_curves(path: Path, logs: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Draws loss and validation CCC over the epochs."""
     figure = Figure(figsize=(WIDE, 3.6 + 0.11 * len(logs)), layout="constrained")
