@@ -230,9 +230,14 @@ def test_shuffled_partners_keep_the_face_and_change_the_rest() -> None:
     assert training.encoded is not None
     assert mixed.encoded is not None
     for own, other, length in zip(training.encoded, mixed.encoded, training.lengths, strict=True):
-        assert torch.equal(own["face"], other["face"])
+        faces, voices = [own["face"], other["face"]], [own["voice"], other["voice"]]
+        assert isinstance(faces[0], Tensor)
+        assert isinstance(faces[1], Tensor)
+        assert isinstance(voices[0], Tensor)
+        assert isinstance(voices[1], Tensor)
+        assert torch.equal(faces[0], faces[1])
         assert len(other["voice"]) == len(other["words"]) == length
-        assert not torch.equal(own["voice"], other["voice"])
+        assert not torch.equal(voices[0], voices[1])
 
 
 # The protocol
