@@ -39,7 +39,10 @@ class Mapped:
                     return np.asarray(part[key] if isinstance(key, slice) else part[:][key])
             array = np.load(self.path, mmap_mode="r")
             scattered = (
-                isinstance(key, np.ndarray) and key.size and np.ptp(key) > SCATTERED * key.size
+                isinstance(key, np.ndarray)
+                and key.dtype != np.bool_
+                and key.size
+                and np.ptp(key) > SCATTERED * key.size
             )
             if scattered and hasattr(mmap, "MADV_RANDOM"):  # not on Windows
                 array.base.madvise(mmap.MADV_RANDOM)  # else the system reads far more than wanted
