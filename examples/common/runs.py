@@ -3,16 +3,15 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from examples.common.network import SavedOptions, save_model
+from examples.common.pool import results
 from examples.common.train import Budget, DataSet, Run, run
 
 
@@ -38,7 +37,7 @@ class Job:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells it from the other jobs of a file."""
+        """Identifies it among the jobs of a file."""
         return self.method, self.fold, self.seed
 
 
@@ -105,7 +104,7 @@ def run_all(
     for _ in range(len(jobs) - len(left)):
         done()
     until = None if minutes is None else time.monotonic() + 60 * minutes
-    for result in _results(left, processes, until):
+    for result in results(work, left, processes, until):
         kept[result.method, result.fold, result.seed] = result
         write_runs(file, list(kept.values()), jobs[0])
         done()
@@ -114,20 +113,3 @@ def run_all(
 
 def _lost(job: Job) -> bool:
     return job.save_to is not None and not job.save_to.is_file()
-
-
-def _results(jobs: Sequence[Job], processes: int, until: float | None) -> Iterator[Run]:
-    """Trains the jobs in rounds of ``processes``, until the time is over."""
-    if processes == 1:
-        for job in jobs:
-            if until is not None and time.monotonic() > until:
-                return
-            yield work(job)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(work, job) for job in jobs]
-        for future in as_completed(futures):
-            yield future.result()
-            if until is not None and time.monotonic() > until:
-                pool.shutdown(wait=False, cancel_futures=True)
-                return

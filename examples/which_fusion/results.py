@@ -3,15 +3,14 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from examples.common.pool import results
 from examples.which_fusion.streams import RELATIONS
 from examples.which_fusion.train import SINGLES, Budget, Job, Run, run
 
@@ -30,23 +29,6 @@ def read(file: Path, budget: Budget) -> list[Run]:
         return []
     content = json.loads(file.read_text())
     return [Run(**run) for run in content["runs"]] if content["budget"] == asdict(budget) else []
-
-
-def results(plan: Sequence[Job], processes: int, until: float | None = None) -> Iterator[list[Run]]:
-    """Runs the jobs, several at a time, until the time is over."""
-    if processes == 1:
-        for job in plan:
-            if until is not None and time.monotonic() > until:
-                return
-            yield work(job)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(work, job) for job in plan]
-        for future in as_completed(futures):
-            yield future.result()
-            if until is not None and time.monotonic() > until:
-                pool.shutdown(wait=False, cancel_futures=True)
-                return
 
 
 def run_all(
@@ -73,7 +55,7 @@ def run_all(
         done()
     until = None if minutes is None else time.monotonic() + 60 * minutes
     order = list(RELATIONS)
-    for part in results(left, processes, until):
+    for part in results(work, left, processes, until):
         runs = sorted(
             [*runs, *part], key=lambda one: (order.index(one.relation), one.method, one.seed)
         )

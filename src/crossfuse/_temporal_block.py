@@ -82,9 +82,8 @@ class _WeightNorm(nn.Module):
 
     @override
     def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        wide = torch.promote_types(
-            v.dtype, torch.float32
-        )  # the square of a norm leaves half's range
+        # The square of a norm leaves the range of half precision.
+        wide = torch.promote_types(v.dtype, torch.float32)
         norm = torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True, dtype=wide)
         return (v * (g / torch.where(norm == 0, torch.ones_like(norm), norm))).to(v.dtype)
 

@@ -66,7 +66,7 @@ def foreign_warnings_silenced() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", "`torch.jit.script", DeprecationWarning, r"torch\.jit\._script"
         )
-        # FSDP2 draws the shards of a weight on the CPU without a generator of its own.
+        # FSDP2 draws the shards of a weight on the CPU from the global generator.
         warnings.filterwarnings("ignore", "DTensor random operators", UserWarning, r"torch\.")
         yield
 
