@@ -20,7 +20,7 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=_SLOW,
 )
-settings.register_profile("dev", deadline=None, max_examples=25, suppress_health_check=_SLOW)
+settings.register_profile("dev", deadline=None, max_examples=12, suppress_health_check=_SLOW)
 settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=_SLOW)
 # Every tensor here is small, so threads would only wait for each other.
 torch.set_num_threads(1)
