@@ -73,6 +73,16 @@ def test_what_is_missing_is_named(root: Path, path: str, line: str) -> None:
     assert report.missing[0].startswith(line)
 
 
+def test_sets_that_are_absent_are_missing_and_not_wrong(root: Path) -> None:
+    shutil.rmtree(root / TRAIN)
+    shutil.rmtree(root / "names_of_videos_in_each_test_set")
+    (root / "a_sample.txt").unlink()
+    report = inspect(root)
+    assert _has(report.missing, "no such folder; no train trials")
+    assert _has(report.missing, "no such file; no test trials")
+    assert report.wrong == ()
+
+
 @pytest.mark.parametrize(
     ("path", "text", "parts"),
     [

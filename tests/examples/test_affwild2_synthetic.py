@@ -436,7 +436,7 @@ def test_both_spellings_of_the_annotations_are_read(tmp_path: Path) -> None:
     for i in (0, 1):
         found = layout.resolve(tmp_path / str(i))
         assert [trial.partition for trial in found.trials] == ["train", "validation"]
-        assert "no test trials" in found.problems[0]
+        assert "no test trials" in found.missing[0]
 
 
 def test_a_trial_in_two_partitions_is_kept_in_the_first(tmp_path: Path) -> None:

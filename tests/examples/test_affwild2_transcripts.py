@@ -107,6 +107,15 @@ def _entry(word: Word, confidence: str) -> dict[str, Any]:
     }
 
 
+def _pieces(word: Word, *texts: str) -> list[dict[str, Any]]:
+    step = (word.end - word.start) / len(texts)
+    starts = [word.start + step * i for i in range(len(texts))]
+    return [
+        {"text": text, "offsets": {"from": start, "to": start + step}, "p": word.confidence}
+        for text, start in zip(texts, starts, strict=True)
+    ]
+
+
 whisper = [_entry(word, "probability") for word in SAID]
 whisperx = [_entry(word, "score") for word in SAID]
 segment = {"id": 0, "start": 0, "end": 42.4, "text": "well hello world"}
@@ -118,6 +127,39 @@ JSONS: dict[str, Any] = {
     },
     "vosk": {"result": [_entry(word, "conf") for word in SAID], "text": "well hello world"},
     "list": whisper,
+    "whisper.cpp": {
+        "transcription": [
+            {
+                "timestamps": {"from": "00:00:01,200", "to": "00:00:42,400"},
+                "offsets": {"from": 1200, "to": 42_400},
+                "text": " well hello world",
+                "tokens": [
+                    {"text": "[_BEG_]", "offsets": {"from": 0, "to": 0}, "id": 50363, "p": 1},
+                    *_pieces(SAID[0], " we", "ll"),
+                    *_pieces(SAID[1], " hello"),
+                    *_pieces(SAID[2], " w", "or", "ld"),
+                ],
+            }
+        ]
+    },
+    "whisper.cpp, a word a line": {
+        "transcription": [
+            {"offsets": {"from": w.start, "to": w.end}, "text": f" {w.text}", "p": w.confidence}
+            for w in SAID
+        ]
+    },
+    "chunks": {
+        "text": "",
+        "chunks": [
+            {"text": w.text, "timestamp": [w.start / 1000, w.end / 1000], "score": w.confidence}
+            for w in SAID
+        ],
+    },
+    "hypotheses": {
+        "results": {
+            "channels": [{"alternatives": [{"words": whisperx}, {"words": whisperx[:1]}]}],
+        }
+    },
 }
 
 
@@ -162,7 +204,10 @@ def test_a_damaged_line_is_left_out_alone(tmp_path: Path, row: str) -> None:
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\xff\xfe\x00", "is not a text file"),
         ("a.json", b'{"segments": [{"wor', "is no whole JSON"),
-        ("a.json", b'{"segments": [{"text": "so", "start": 0, "end": 1}]}', "holds no words with"),
+        ("a.json", b'{"segments": [{"text": "so"}]}', "holds no words with times"),
+        ("a.json", b'{"segments": [{"text": "[Music]", "start": 0, "end": 1}]}', "holds no words"),
+        ("a.srt", b"1\n\nso\n", "gives no words with times 'start --> end'"),
+        ("a.vtt", b"WEBVTT\n\n00:01.000 --> 00:02.000\n[Music]\n", "gives no words with times"),
     ],
 )
 def test_a_transcript_without_words_is_one_line(
@@ -171,6 +216,83 @@ def test_a_transcript_without_words_is_one_line(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DamagedFile, match=message):
         read_transcript(tmp_path / name)
+
+
+def _stamp(ms: float, point: str = ",") -> str:
+    hours, rest = divmod(round(ms), 3_600_000)
+    return f"{hours:02}:{rest // 60_000:02}:{rest // 1000 % 60:02}{point}{rest % 1000:03}"
+
+
+def _cue(word: Word, text: str, point: str = ",") -> str:
+    return f"{_stamp(word.start, point)} --> {_stamp(word.end, point)} align:start\n{text}\n"
+
+
+WHOLE = [Word(round(w.start), round(w.end), w.text) for w in SAID]
+SUBTITLES = {
+    "a.srt": "\n".join(f"{i}\n{_cue(w, f'<i>{w.text}</i>')}" for i, w in enumerate(WHOLE, 1)),
+    "no empty lines.srt": "".join(f"{i}\n{_cue(w, w.text)}" for i, w in enumerate(WHOLE, 1)),
+    "windows.srt": "\n".join(f"{i}\n{_cue(w, w.text)}" for i, w in enumerate(WHOLE, 1)).replace(
+        "\n", "\r\n"
+    ),
+    "a.vtt": "WEBVTT Kind: captions\n\nNOTE made\nby hand\n\n"
+    + "\n".join(_cue(w, f"<v Ann>{w.text}", ".") for w in WHOLE),
+    "without hours.vtt": "WEBVTT\n\n"
+    + "\n".join(_cue(w, w.text, ".").replace("00:00:", "00:") for w in WHOLE),
+    "highlighted.srt": "\n".join(
+        f"{i}\n{_cue(w, f'well hello <u>{w.text}</u> world')}\n{i}\n"
+        + _cue(Word(w.end, w.end + 50, ""), "well hello world")
+        for i, w in enumerate(WHOLE, 1)
+    ),
+    "inline.vtt": "WEBVTT\n\n"
+    + _cue(
+        Word(WHOLE[0].start, WHOLE[1].end, ""),
+        f" \nwell<{_stamp(WHOLE[1].start, '.')}><c> hello</c>",
+        ".",
+    )
+    + "\n"
+    + _cue(Word(WHOLE[1].end, WHOLE[1].end + 10, ""), "well hello\n ", ".")
+    + "\n"
+    + _cue(WHOLE[2], "well hello\nworld", "."),
+}
+
+
+@pytest.mark.parametrize("name", SUBTITLES)
+def test_subtitles_are_read_at_the_times_of_words(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text(SUBTITLES[name], encoding="utf-8-sig", newline="")
+    problems: list[str] = []
+    assert is_transcript(path)
+    read = read_transcript(path, LENGTH, problems)
+    assert [w.text for w in read] == [w.text for w in WHOLE]
+    for got, want in zip(read, WHOLE, strict=True):
+        assert (got.start, got.end) == pytest.approx((want.start, want.end))
+    assert problems == []
+
+
+lines = st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=7)
+
+
+@given(texts=st.lists(lines, min_size=1, max_size=4))
+def test_the_words_of_a_line_share_its_time(
+    texts: list[list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In order, without gaps, the longer the word the longer its time; the file says so."""
+    path = tmp_path_factory.getbasetemp() / "lines.srt"
+    cues = [Word(1000 * i, 1000 * i + 900, " ".join(text)) for i, text in enumerate(texts, 1)]
+    path.write_text("\n".join(_cue(cue, cue.text) for cue in cues))
+    problems: list[str] = []
+    read = read_transcript(path, LENGTH, problems)
+    assert [word.text for word in read] == [word for text in texts for word in text]
+    for cue, text in zip(cues, texts, strict=True):
+        inside = [word for word in read if cue.start <= word.start < cue.end]
+        assert len(inside) == len(text)
+        ends = [cue.start, *(word.end for word in inside)]
+        assert ends == pytest.approx([*(word.start for word in inside), cue.end])
+        shares = [(word.end - word.start) / (len(word.text) + 1) for word in inside]
+        assert shares == pytest.approx([shares[0]] * len(shares))
+    many = sum(len(text) > 1 for text in texts)
+    wanted = f"{path}: {many} of {len(texts)} entries are lines, not words; the words of a line "
+    assert [line.startswith(wanted) for line in problems] == [True] * bool(many)
 
 
 def test_words_after_the_end_of_the_video_are_reported(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def extract(
     share = "" if parts == 1 else f"-{part}-of-{parts}"
     with hold(out / f".extract{share}.lock", "extract"):
         _claim(out, {"root": str(root.resolve()), **asdict(options)})
-        problems = list(layout.problems)
+        problems = [*layout.missing, *layout.problems]
         jobs = _jobs(layout, out, options, problems)[part - 1 :: parts]
         found = [
             outcome

@@ -107,7 +107,7 @@ def inspect(root: Path, seconds: float = SECONDS) -> Findings:
         frames += length
     return Findings(
         tuple(_found(layout, frames, rated, values, [c for c in clocks.values() if c])),
-        tuple(_shown(notes.missing)),
+        (*layout.missing, *_shown(notes.missing)),
         tuple(_wrong(layout, notes, skipped)),
         usable,
     )

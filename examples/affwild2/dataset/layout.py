@@ -5,7 +5,7 @@ A trial is one person in one video. Files are found by what they are, anywhere b
     <any folders>/{Train_Set,Validation_Set}/<trial>.txt    header valence,arousal; or train, val
     <any folders>/<trial>/00001.jpg ...                     crops: any picture with a number
     <any folders>/<video>.mp4, .avi, .mkv, .mov, .wav, ...
-    <any folders>/<video>.csv, .tsv or .json                words with times, see transcript.py
+    <any folders>/<video>.csv, .json, .tsv, .vtt or .srt    words with times, see transcript.py
     <any folders>/*Valence_Arousal*test_set*.txt            names of the test trials, one per line
     <any folders>/*.txt                                     header image_location,valence,arousal
     frame_rates.csv                                         video,fps,frames: where no video is
@@ -55,7 +55,7 @@ SETS: dict[Partition, re.Pattern[str]] = {
 }
 VIDEO = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 SOUND = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus")
-WORDS = (".csv", ".tsv", ".json")
+WORDS = (".csv", ".json", ".tsv", ".vtt", ".srt")  # those with times of words first
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,15 @@ class Layout:
         trials: All trials, train first.
         rates: Frames per second and number of frames of the videos listed in ``frame_rates.csv``.
         sample: The challenge's sample of a prediction file, if there is one.
-        problems: One line per thing missing from the tree itself.
+        missing: One line per set of trials that the tree does not have.
+        problems: One line per thing in the tree that does not fit.
     """
 
     root: Path
     trials: tuple[Trial, ...]
     rates: Rates
     sample: Path | None
+    missing: tuple[str, ...]
     problems: tuple[str, ...]
 
 
@@ -128,13 +130,13 @@ def resolve(root: Path) -> Layout:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; give the folder that holds {FACES}/")
     found = scan(root)
-    problems = list(found.problems)
+    problems, missing = list(found.problems), list[str]()
     media = _index_media(found, problems)
     rates = _read_rates(root / FRAME_RATES, problems)
     sources = {name for suffix in (*VIDEO, *SOUND) for name in media.get(suffix, {})} | set(rates)
     sample = _find_sample(root, found, problems)
     trials: dict[str, Trial] = {}
-    for partition, name, labels in _names(root, found, sample, problems):
+    for partition, name, labels in _names(root, found, sample, missing, problems):
         if name in trials:
             kept = trials[name].partition
             problems.append(f"{labels or root / TEST_NAMES}: {name} is in {kept} already")
@@ -160,7 +162,14 @@ def resolve(root: Path) -> Layout:
         f"{folder}: its crops are numbered from 0; number 0 is the first frame"
         for folder in sorted({trial.faces.parent for trial in trials.values() if not trial.first})
     ]
-    return Layout(root, tuple(trials.values()), rates, sample, tuple(dict.fromkeys(problems)))
+    return Layout(
+        root,
+        tuple(trials.values()),
+        rates,
+        sample,
+        tuple(missing),
+        tuple(dict.fromkeys(problems)),
+    )
 
 
 def source_of(trial: str, sources: set[str]) -> str:
@@ -212,17 +221,17 @@ def fit_length(rows: NDArray[Number], length: int) -> NDArray[Number]:
 
 
 def _names(
-    root: Path, found: Scan, sample: Path | None, problems: list[str]
+    root: Path, found: Scan, sample: Path | None, missing: list[str], problems: list[str]
 ) -> Iterator[tuple[Partition, str, Path | None]]:
     """Lists partition, name and labels of every trial, by name in each partition."""
     sets = _annotation_sets(found, problems)
     for partition in PARTITIONS[:2]:
         if partition not in sets:
             place = root / ANNOTATIONS[partition][0]
-            problems.append(f"{place}: no such folder; no {partition} trials")
+            missing.append(f"{place}: no such folder; no {partition} trials")
         for path in sets.get(partition, []):
             yield partition, path.stem, path
-    for name in _test_names(root, found, sample, problems):
+    for name in _test_names(root, found, sample, missing, problems):
         yield "test", name, None
 
 
@@ -275,7 +284,9 @@ def _is_sample(header: str) -> bool:
     return re.fullmatch(r"image_location[,;]valence[,;]arousal", words) is not None
 
 
-def _test_names(root: Path, found: Scan, sample: Path | None, problems: list[str]) -> list[str]:
+def _test_names(
+    root: Path, found: Scan, sample: Path | None, missing: list[str], problems: list[str]
+) -> list[str]:
     """Reads the list of test trials, or takes the trials of the sample file."""
     lists = [
         path
@@ -287,7 +298,10 @@ def _test_names(root: Path, found: Scan, sample: Path | None, problems: list[str
     if not lists and sample is not None:
         rows = [line.rpartition("/")[0] for line in read_lines(sample)[1:]]
         return [name for name in sorted(set(rows)) if is_name(name)]
-    path = max(lists, key=_natural, default=root / TEST_NAMES)
+    if not lists:
+        missing.append(f"{root / TEST_NAMES}: no such file; no test trials")
+        return []
+    path = max(lists, key=_natural)
     try:
         names = {line.strip(): number for number, line in enumerate(read_lines(path), start=1)}
     except DamagedFile as error:

@@ -4,9 +4,11 @@
 - Any table (comma, semicolon, tab) whose header names a word, a start and an end or a duration, in
   any order. A unit in the header counts (``start_ms``); else it is seconds, for ``offset`` and
   ``duration`` ticks of 100 ns.
-- The JSON of Whisper, WhisperX and Vosk, in seconds.
+- The JSON of Whisper, WhisperX, whisper.cpp, Vosk and of services that list words, in seconds.
+- Subtitles, .srt and .vtt, see ``subtitles.py``.
 
-A unit that cannot be, judged by the length of the video, is replaced by the one that can.
+Where only lines have times, their words share the time by length, which is reported. A unit that
+does not fit the length of the video is replaced by the one that does.
 """
 
 import csv
@@ -21,11 +23,13 @@ from statistics import median
 from typing import Any
 
 from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.subtitles import read_subtitles, said_of
 
 FORM = "start;end;word;confidence"
 UNITS = {"ms": 1.0, "s": 1000.0, "ticks of 100 ns": 1e-4, "µs": 1e-3, "ns": 1e-6}  # in ms
 SHORTEST, LONGEST = 15.0, 5000.0  # ms of the median word
 SPARE = 2000.0  # ms that the last word may end after the video
+TIMED = {"start", "timestamp", "offsets"}  # keys of a line in JSON that has times
 COLUMNS = {
     "word": {"word", "text", "token", "display", "lexical", "punctuatedword"},
     "start": {"start", "begin", "onset", "starttime", "begintime", "from", "startoffset", "offset"},
@@ -33,6 +37,18 @@ COLUMNS = {
     "duration": {"duration", "dur", "length"},
     "confidence": {"confidence", "conf", "score", "probability", "prob", "p"},
 }
+SUBTITLES = (".srt", ".vtt")
+INSIDE = (  # where JSON holds words or lines
+    "segments",
+    "transcription",
+    "words",
+    "word_segments",
+    "result",
+    "results",
+    "chunks",
+    "channels",
+    "alternatives",
+)
 SUFFIXES = {
     "ms": "ms",
     "millis": "ms",
@@ -78,24 +94,36 @@ def read_transcript(
     """Reads the words of a transcript in one of the forms above.
 
     Args:
-        path: A .csv, .tsv or .json file.
+        path: A .csv, .tsv, .json, .srt or .vtt file.
         length: Of the video, in ms; the unit of the times is checked against it.
-        problems: Receives one line about rows or words that are left out, one about the times.
+        problems: Receives one line about rows or words that are left out, one about the times, one
+            about lines whose words have none.
 
     Raises:
         DamagedFile: The file cannot be read, or nothing in it is a word with times.
     """
     found: list[str] = [] if problems is None else problems
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in SUBTITLES:
+        words, unit = [Word(*line) for line in read_subtitles(path)], "s"
+    elif path.suffix.lower() == ".json":
         words, unit = _read_json(path, found), "s"
     else:
         words, unit = _read_table(path, found)
+    lines = sum(len(word.text.split()) > 1 for word in words)
+    if lines:
+        found.append(
+            f"{path}: {lines} of {len(words)} entries are lines, not words; the words of a line "
+            "share its time by their length"
+        )
+    words = [part for word in words for part in _split(word)]
     return _in_ms(path, words, unit, length, found)
 
 
 def is_transcript(path: Path) -> bool:
     """Whether the header of a table, or the content of a JSON, is that of a transcript."""
     try:
+        if path.suffix.lower() in SUBTITLES:
+            return bool(read_subtitles(path))
         if path.suffix.lower() == ".json":
             return bool(_read_json(path, []))
         line = read_lines(path)[0]
@@ -183,7 +211,19 @@ def _word(fields: dict[str, Any]) -> Word | None:
 
 
 def _number(value: str | float) -> float:
-    return float(value.replace(",", ".") if isinstance(value, str) else value)
+    return float(value.replace(",", ".").removesuffix("s") if isinstance(value, str) else value)
+
+
+def _split(line: Word) -> Iterator[Word]:
+    """Shares the time of a line among its words, by their length."""
+    words = line.text.split()
+    letter = (line.end - line.start) / sum(len(word) + 1 for word in words)
+    start = line.start
+    for word in words[:-1]:
+        end = start + letter * (len(word) + 1)
+        yield Word(start, end, word, line.confidence)
+        start = end
+    yield Word(start, line.end, words[-1], line.confidence)
 
 
 def _read_json(path: Path, problems: list[str]) -> list[Word]:
@@ -193,7 +233,8 @@ def _read_json(path: Path, problems: list[str]) -> list[Word]:
         raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DamagedFile(path, f"is no whole JSON ({type(error).__name__})") from error
-    found = [_word(_renamed(entry)) for entry in _entries(content)]
+    entries = [_renamed(entry) for entry in _entries(content)]
+    found = [_word(entry) for entry in entries if entry.get("word")]
     words = [word for word in found if word is not None]
     if not words:
         raise DamagedFile(path, "holds no words with times; write it with times of words")
@@ -206,7 +247,7 @@ def _read_json(path: Path, problems: list[str]) -> list[Word]:
 
 
 def _entries(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  # what JSON holds
-    """Finds the words: in segments (Whisper, WhisperX), a result (Vosk), or a list."""
+    """Finds the words or, where they are not listed, the lines."""
     if isinstance(content, list):
         for part in content:
             yield from _entries(part)
@@ -214,13 +255,47 @@ def _entries(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  # what 
         if isinstance(content.get("word"), str):
             yield content
             return
-        for key in ("segments", "words", "word_segments", "result", "chunks"):
-            if isinstance(content.get(key), list):
-                yield from _entries(content[key])
+        tokens = content.get("tokens")
+        if isinstance(tokens, list) and tokens and isinstance(tokens[0], dict):
+            yield from _joined(tokens)
+            return
+        for key in INSIDE:
+            inside = content.get(key)
+            if key == "alternatives" and isinstance(inside, list):
+                inside = inside[:1]  # the best hypothesis
+            if found := list(_entries(inside)):
+                yield from found
                 return
+        if isinstance(text := content.get("text"), str) and content.keys() & TIMED:
+            yield {**content, "text": said_of(text)}
+
+
+def _joined(tokens: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Joins whisper.cpp's tokens, pieces of words of which the first begins with a space."""
+    pieces: list[dict[str, Any]] = []
+    for token in [*tokens, {"text": " "}]:
+        text = str(token.get("text", ""))
+        if text.startswith("[_"):  # [_BEG_]
+            continue
+        if text.startswith(" ") and pieces:
+            first, last = pieces[0].get("offsets", {}), pieces[-1].get("offsets", {})
+            yield {
+                "word": "".join(str(piece["text"]) for piece in pieces),
+                "offsets": {"from": first.get("from"), "to": last.get("to")},
+                "p": min(float(piece.get("p", 1.0)) for piece in pieces),
+            }
+            pieces = []
+        pieces.append(token)
 
 
 def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
+    offsets, stamps = entry.get("offsets"), entry.get("timestamp")
+    if isinstance(offsets, dict):  # whisper.cpp, in ms
+        seconds = {"start": offsets.get("from"), "end": offsets.get("to")}
+        numbers = {key: ms for key, ms in seconds.items() if isinstance(ms, int | float)}
+        entry = {**entry, **{key: ms / 1000 for key, ms in numbers.items()}}
+    elif isinstance(stamps, list) and len(stamps) == 2:  # start and end
+        entry = {**entry, "start": stamps[0], "end": stamps[1]}
     return {
         column: value
         for name, value in entry.items()
