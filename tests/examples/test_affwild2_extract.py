@@ -820,6 +820,7 @@ def test_frames_of_varying_times_take_their_own_words_and_sound(
     report = extract(one_trial, tmp_path / "out", ExtractOptions(drop_invalid=False))
     assert _describe(report) == []
     (trial,) = load_features(tmp_path / "out")
+    np.testing.assert_allclose(trial.shown_at(trial.index), times, atol=0.001)
     said = [t for t, i in zip(times, trial.word_index, strict=True) if i == 0]
     assert said == [t for t in times if 15.9 < t <= 16.3]
     assert abs(trial.mel_rows - np.minimum(times * 100, trial.mel_rows.max())).max() <= 1

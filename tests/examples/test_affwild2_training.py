@@ -627,16 +627,22 @@ def _write_own(folder: Path, name: str, rows: np.ndarray[Any, Any]) -> None:
     gone=st.integers(0, 20),
     seed=st.integers(0, 99),
     name=st.sampled_from(["t", "tt"]),
+    varying=st.booleans(),
 )
 def test_own_features_meet_the_frame_that_they_were_made_at(
-    frames: int, rate: float | None, gone: int, seed: int, name: str
+    frames: int, rate: float | None, gone: int, seed: int, name: str, *, varying: bool
 ) -> None:
     """A naive twin: the row whose time span holds the frame's time; frames may be left out."""
     rng = np.random.default_rng(seed)
     trial = _features(name, frames)
     kept = np.sort(rng.choice(3 * frames, frames, replace=False))
     trial = replace(trial, index=kept, frames=3 * frames)
-    count = 3 * frames if rate is None else math.ceil(3 * frames / trial.fps * rate)
+    shown = [Fraction(k, 15) for k in range(3 * frames)]
+    if varying:
+        stamps = np.cumsum(rng.integers(1, 20, 3 * frames))  # in 1/100 s
+        shown = [Fraction(int(stamp), 100) for stamp in stamps]
+        trial = replace(trial, times=stamps / 100)
+    count = 3 * frames if rate is None else math.ceil(float(shown[-1]) * rate)
     rows = rng.normal(size=(max(1, count - gone), 3)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         _write_own(Path(folder), name, rows)
@@ -644,11 +650,21 @@ def test_own_features_meet_the_frame_that_they_were_made_at(
         got, present = own.read(trial, 0, frames), own.present(trial, 0, frames)
         middle = own.read(trial, frames // 2, frames)
     for k, frame in enumerate(kept.tolist()):
-        exact = Fraction(frame) if rate is None else Fraction(frame, 15) * Fraction(rate)
+        exact = Fraction(frame) if rate is None else shown[frame] * Fraction(rate)
         row = math.floor(exact)
         assert bool(present[k]) == (row < len(rows))
         assert got[k].tolist() == (rows[row].tolist() if row < len(rows) else [0.0] * 3)
     assert torch.equal(middle, got[frames // 2 :])
+
+
+def test_own_features_with_a_rate_are_as_long_as_the_video(tmp_path: Path) -> None:
+    """Ten frames at 10 fps, then ten at 50, the first of them 5 s after the start of the file."""
+    times = 5 + np.concatenate([np.arange(10) / 10, 1 + np.arange(10) / 50])
+    trial = replace(_features("a", 20), fps=19 / 1.18, times=times)
+    for rows, fits in ((312, True), (62, False)):
+        _write_own(tmp_path, "a", np.ones((rows, 2), np.float32))
+        assert fits == (not list(OwnFeatures("mine", tmp_path, 50.0).problems([trial])))
+    assert identify([trial]) != identify([replace(trial, times=times + 0.001)])
 
 
 def test_own_features_are_checked_trial_by_trial(tmp_path: Path) -> None:

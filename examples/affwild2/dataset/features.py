@@ -17,6 +17,7 @@ from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.layout import Partition
 from examples.affwild2.dataset.mapped import Mapped
 from examples.affwild2.dataset.text import gather_words
+from examples.affwild2.dataset.video import Clock
 
 TRIALS, SOURCES = "trials", "videos"
 
@@ -42,6 +43,7 @@ class Features:
         word_vectors: BERT vectors of the words, (n, d), none of them without a transcript; ``None``
             if they were not asked for.
         word_index: The word of each frame, -1 for none, (T,).
+        times: When each frame of the video is shown, in s; ``None``: frame i at i / fps.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Features:
     word_ids: NDArray[np.int64] | None
     word_vectors: NDArray[np.float32] | None
     word_index: NDArray[np.int32]
+    times: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -77,6 +80,10 @@ class Features:
         length = 0 if self.mel is None else len(self.mel)
         known: NDArray[np.bool_] = (rows != MISSING) & (rows + PATCH <= length)
         return known
+
+    def shown_at(self, frames: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Times of frames of the video, counted from 0, in s; NaN if its rate is not known."""
+        return Clock(self.fps, self.frames, self.times).at(frames)
 
     def hashed(self, start: int, stop: int) -> NDArray[np.int64]:
         """Hashed words of frames start to stop, 0 for none, (L,)."""
@@ -137,6 +144,7 @@ def _read(out: Path, folder: Path) -> Features:
     meta = json.loads((folder / "meta.json").read_text())
     source = out / SOURCES / meta["source"]
     words = dict(np.load(source / "words.npz")) if (source / "words.npz").exists() else {}
+    times = source / "times.npy"
     with np.load(folder / "frames.npz") as frames:
         return Features(
             name=folder.name,
@@ -149,5 +157,6 @@ def _read(out: Path, folder: Path) -> Features:
             mel=cast(NDArray[np.float32], Mapped(source / "mel.npy")) if meta["sound"] else None,
             word_ids=words.get("ids"),
             word_vectors=words.get("vectors"),
+            times=np.load(times) if times.exists() else None,
             **frames,
         )

@@ -129,6 +129,8 @@ def identify(trials: Sequence[Features], own: Sequence[OwnFeatures] = ()) -> str
         digest.update(f"{trial.name} {trial.partition} {trial.frames} {trial.fps}".encode())
         for values in (trial.index, trial.labels, trial.valid, trial.mel_rows, trial.word_index):
             digest.update(np.ascontiguousarray(values).tobytes())
+        if trial.times is not None:
+            digest.update(trial.times.tobytes())
         for some in (trial.faces, trial.mel, trial.word_ids, trial.word_vectors):
             if some is not None:
                 digest.update(repr(some.shape).encode())

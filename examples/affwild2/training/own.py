@@ -86,9 +86,11 @@ class OwnFeatures:
         array = self.arrays.get(trial.name)
         if array is None or (rate is not None and math.isnan(trial.fps)):
             return np.full(len(index), -1)
-        # a row counts from its time until the next; the margin is for times such as 0.1 * 10
-        rows = index if rate is None else np.floor(index / trial.fps * rate + 1e-6).astype(np.int64)
-        return np.where(rows < len(array), rows, -1)
+        rows = index
+        if rate is not None:
+            # a row counts from its time until the next; the margin is for times such as 0.1 * 10
+            rows = np.floor(trial.shown_at(index) * rate + 1e-6).astype(np.int64)
+        return np.where((rows >= 0) & (rows < len(array)), rows, -1)
 
     def present(self, trial: Features, start: int, stop: int) -> Tensor:
         """Whether each frame from start to stop has a row, (L,)."""
@@ -117,7 +119,8 @@ class OwnFeatures:
             elif rate is not None and math.isnan(trial.fps):
                 yield f"{trial.name}: its frame rate is not known; {name} is missing there"
             else:
-                wanted = trial.frames if rate is None else trial.frames / trial.fps * rate
+                end = float(trial.shown_at(np.array([trial.frames]))[0])
+                wanted = trial.frames if rate is None else end * rate
                 slack = 0.5 if rate is None else max(2.0, SLACK * rate)
                 if abs(len(array) - wanted) > slack:
                     less = "fewer; the rest is masked" if len(array) < wanted else "more; unused"
