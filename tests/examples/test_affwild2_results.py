@@ -195,3 +195,19 @@ def test_lines_break_exactly_where_frames_were_left_out(kept: list[bool], fps: f
 def test_a_log_gets_a_line_where_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(follow(iter("ab"), "networks to train", 2)) == ["a", "b"]
     assert capsys.readouterr().out == "networks to train: 2\n"
+    assert list(follow(iter("ab"), "batches", 2, count=False)) == ["a", "b"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_log_says_how_long_the_rest_takes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sizes: after 5 of 20 frames in 50 s the remaining 15 take 150 s."""
+    clock = iter([0.0, 0.0, 10.0, 50.0, 55.0, 200.0])
+    monkeypatch.setattr("examples.affwild2.dataset.progress.time.monotonic", lambda: next(clock))
+    sizes = [2, 3, 5, 9, 1]
+    assert list(follow(range(5), "trials", 5, sizes, count=False)) == list(range(5))
+    assert capsys.readouterr().out.splitlines() == [
+        "trials: 2 of 5 after 50 s, about 150 s left",
+        "trials: 4 of 5 after 200 s, about 11 s left",
+    ]

@@ -109,6 +109,7 @@ class Train:
                 made.selection,
                 accelerator=accelerator,
                 resume=self.resume,
+                progress=True,
                 report=lambda row: _print_epoch(console, row) if first else None,
             )
         if first:
@@ -173,7 +174,8 @@ class Evaluate:
 
     def _report(self, console: Console, saved: Saved) -> Scores:
         trials = saved.trials(self.partition)
-        made = saved.predict(trials, without=self.without, cpu=self.cpu)
+        title = f"{saved.run.target}, trials to predict"
+        made = saved.predict(trials, without=self.without, cpu=self.cpu, title=title)
         require_finite(made, "evaluate")
         frames = self.smooth[TARGETS.index(saved.run.target)]
         scores = score(_smoothed(made, frames), trials, saved.run.target)
@@ -227,7 +229,8 @@ class Predict:
             seen = [one for one in saved.own if one.stream.name in saved.run.design.modalities]
             for line in find_problems(saved.run, trials.features, seen):
                 warn(console, line)
-            predictions = saved.predict(trials, cpu=self.cpu)
+            title = f"{target}, trials to predict"
+            predictions = saved.predict(trials, cpu=self.cpu, title=title)
             require_finite(predictions, "predict")
             made.append(_smoothed(predictions, frames))
         for line in write_challenge_file(self.out, self.sample, *made):

@@ -38,8 +38,10 @@ def align(words: Sequence[Word], times: NDArray[np.float64]) -> NDArray[np.int32
 
 def gather_words(vectors: Floats, index: NDArray[np.int32]) -> Floats:
     """Gathers word vectors per frame, zeros where there is no word: (n, d), (T,) -> (T, d)."""
-    padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), vectors.dtype)])
-    return np.asarray(padded[index])
+    made = np.zeros((len(index), vectors.shape[1]), vectors.dtype)
+    spoken = index >= 0
+    made[spoken] = vectors[index[spoken]]
+    return made
 
 
 def hash_words(words: Sequence[Word], buckets: int = BUCKETS) -> NDArray[np.int64]:

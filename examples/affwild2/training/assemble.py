@@ -326,9 +326,14 @@ class Saved:
         return make_trials(self.run, features, scale, self.backbones, encoded, self.own)
 
     def predict(
-        self, trials: Trials, *, without: tuple[str, ...] = (), cpu: bool = False
+        self,
+        trials: Trials,
+        *,
+        without: tuple[str, ...] = (),
+        cpu: bool = False,
+        title: str | None = None,
     ) -> Predictions:
-        """Predicts trials, on the GPU if there is one."""
+        """Predicts trials, on the GPU if there is one; see ``evaluate.predict``."""
         preset = self.run.preset
         return predict(
             self.model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu"),
@@ -338,6 +343,7 @@ class Saved:
             target=self.run.target,
             batch=preset.batch,
             without=without,
+            title=title,
         )
 
 

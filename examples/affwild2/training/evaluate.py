@@ -3,7 +3,7 @@
 Shapes: T frames of a trial.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from crossfuse.functional import concordance
 from crossfuse.windows import overlap_average, window_starts
 from examples.affwild2.dataset.folds import Window
+from examples.affwild2.dataset.progress import follow
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.trials import Target, Trials
 
@@ -45,6 +46,7 @@ def predict(
     target: Target,
     batch: int = 12,
     without: Sequence[str] = (),
+    title: str | None = None,
 ) -> Predictions:
     """Predicts every frame of every trial; where windows overlap, their mean counts.
 
@@ -56,11 +58,15 @@ def predict(
         target: Which of the two the network predicts.
         batch: Windows at once.
         without: Modalities to leave out.
+        title: Of the progress that is shown; ``None`` shows none.
     """
     model.eval()
     device = next(model.parameters()).device
     made: Predictions = {}
-    for i, length in enumerate(trials.lengths):
+    lengths = trials.lengths
+    order: Iterable[int] = range(len(lengths))
+    for i in order if title is None else follow(order, title, len(lengths), lengths, count=False):
+        length = lengths[i]
         starts = window_starts(length, size, hop)
         parts = []
         for first in range(0, len(starts), batch):

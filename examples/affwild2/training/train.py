@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from crossfuse import ConcordanceLoss
 from examples.affwild2.dataset.folds import Window, list_windows
+from examples.affwild2.dataset.progress import follow
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.evaluate import predict, score
 from examples.affwild2.training.runs import Progress, Run, build, claim, write_checkpoint
@@ -42,6 +43,7 @@ def train(
     *,
     accelerator: Accelerator | None = None,
     resume: bool = False,
+    progress: bool = False,
     report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Progress:
     """Trains a network; writes its checkpoint and log after every epoch.
@@ -54,6 +56,7 @@ def train(
         validation: Trials whose CCC decides which weights are the best.
         accelerator: Devices, precision and processes; None makes one for the CPU.
         resume: Go on from the checkpoint in ``out``, if there is one.
+        progress: Show how far each epoch is.
         report: Called after every epoch with its line of the log.
 
     Raises:
@@ -62,7 +65,7 @@ def train(
     """
     accelerator = Accelerator(cpu=True) if accelerator is None else accelerator
     checkpoint = claim(out, run, resume=resume)
-    session = _Session(run, out, build(run, backbones), accelerator)
+    session = _Session(run, out, build(run, backbones), accelerator, progress=progress)
     if checkpoint is None:
         session.begin_stage(1 if run.preset.release_first else 0)
     else:
@@ -78,8 +81,17 @@ def train(
 class _Session:
     """A run in the making: the network, its optimiser, and how far it has come."""
 
-    def __init__(self, run: Run, out: Path, model: AffectNet, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        run: Run,
+        out: Path,
+        model: AffectNet,
+        accelerator: Accelerator,
+        *,
+        progress: bool = False,
+    ) -> None:
         self.run, self.out, self.accelerator = run, out, accelerator
+        self.shown = progress and accelerator.is_main_process
         self.preset = run.preset
         self.model = model.to(accelerator.device)
         self.progress = Progress()
@@ -135,7 +147,9 @@ class _Session:
         set_training(self.model, keep_frozen=preset.freeze_bn or trials.encoded is not None)
         batches = self._order(list_windows(trials.lengths, preset.window, preset.train_hop))
         losses = []
-        for number, windows in enumerate(batches):
+        title = f"epoch {epoch + 1}, batches"
+        shown = follow(batches, title, len(batches), count=False) if self.shown else batches
+        for number, windows in enumerate(shown):
             self._set_rate(number, len(batches))
             mine = windows[rank::world]
             batch = trials.batch(
@@ -158,6 +172,7 @@ class _Session:
             hop=self.preset.hop,
             target=self.run.target,
             batch=self.preset.batch,
+            title=f"epoch {self.progress.epoch + 1}, trials to validate" if self.shown else None,
         )
         if world > 1:
             made = dict(gather_object(list(made.items())))

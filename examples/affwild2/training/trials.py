@@ -210,13 +210,19 @@ def shuffle_partners(trials: Trials) -> Trials:
 
 
 def word_scale(features: Sequence[Features]) -> tuple[float, float]:
-    """Mean and standard deviation of all entries of the word vectors, zeros included."""
+    """Mean and standard deviation of all entries of the word vectors, zeros included.
+
+    Every word counts once for each of its frames: it is read once, not frame by frame.
+    """
     count, total, squares = 0, 0.0, 0.0
     for trial in features:
-        vectors = trial.text(0, len(trial)).astype(np.float64)
-        count += vectors.size
-        total += float(vectors.sum())
-        squares += float((vectors**2).sum())
+        words = trial.word_vectors
+        assert words is not None, "asked of trials with word vectors alone"
+        spoken = trial.word_index[trial.word_index >= 0]
+        frames = np.bincount(spoken, minlength=len(words)).astype(np.float64)
+        count += len(trial) * words.shape[1]
+        total += float(frames @ words.sum(1, dtype=np.float64))
+        squares += float(frames @ np.square(words, dtype=np.float64).sum(1))
     mean = total / max(count, 1)
     return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
 
