@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pad
-from torch.nn.utils.parametrize import is_parametrized, register_parametrization
+from torch.nn.utils.parametrize import (
+    is_parametrized,
+    register_parametrization,
+    remove_parametrizations,
+)
 from typing_extensions import override
 
 _SLOPE = 0.01  # of the LeakyReLU, as in the papers' code
@@ -51,7 +55,8 @@ class Convolution(nn.Conv1d):
         # The parametrisation gives every instance its own class, which pickle cannot find again. A
         # new instance has such a class too, and takes the state.
         if is_parametrized(self):
-            return partial(Convolution, 1, 1, 1, device="meta"), (), self.__dict__
+            names = dict(self.get_submodule("parametrizations").named_children())
+            return _parametrised, tuple(names), self.__dict__
         return Convolution.__new__, (Convolution,), self.__dict__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Convolution":
@@ -75,6 +80,15 @@ class Convolution(nn.Conv1d):
                     value = state_dict.pop(prefix + old)
                     state_dict[f"{prefix}parametrizations.weight.{new}"] = value
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _parametrised(*names: str) -> Convolution:
+    """Makes a convolution whose class has these parametrised tensors, and lacks their values."""
+    convolution = Convolution(1, 1, 1, device="meta")
+    remove_parametrizations(convolution, "weight")
+    for name in names:  # those of a tool too, on the bias
+        register_parametrization(convolution, name, nn.Identity())
+    return convolution
 
 
 class _WeightNorm(nn.Module):
