@@ -56,6 +56,16 @@ def test_no_code_on_the_page_is_left_out(page: Path) -> None:
     assert len(fences) == len(blocks(page)), f"{fences} on a page with {len(blocks(page))} blocks"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_of_code_is_cut(page: Path) -> None:
+    """100 characters fit at a width of 1280 pixels."""
+    code = re.findall(
+        r"^```(?:python|sh|text)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    long = [line for block in code for line in block.splitlines() if len(line) > 100]
+    assert not long
+
+
 def test_the_first_example_is_the_same_on_the_readme_and_on_the_site() -> None:
     (readme, *_), (index, *_) = blocks(README), blocks(INDEX)
     assert readme[1] == index[1]
