@@ -60,6 +60,7 @@ class Structure:
 
     def __init__(self, layer: str, what: str, entries: object, *, least: int = 1) -> None:
         self.layer = layer
+        self.what = what
         self.named: bool = isinstance(entries, Mapping)
         # The order in which a mapping was written never matters: files that store it may sort it.
         names = named_entries(layer, what, entries)
@@ -121,7 +122,7 @@ class Structure:
                 f"{what} has unknown names: {quoted(unknown)}",
                 got=quoted(values),
                 expected=f"names among {quoted(self.names)}",
-                hint="use the names that the layer was built with",
+                hint=f"use the names in {self.what}",
             )
         return {name: values.get(name) for name in self.names}
 
