@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from examples.common.methods import COMPARED, MAIN, METHODS
-from examples.common.report import draw_accuracy, draw_confusion, tables
+from examples.common.report import draw_accuracy, draw_confusion, lengths, tables
 from examples.common.runs import Job, run_all
-from examples.common.train import Budget, DataSet
+from examples.common.train import LENGTHS, Budget, DataSet
 from examples.tables import markdown, put_between, rich_table
 
 SAVED = "rcma"
@@ -24,6 +24,7 @@ class Options:
     Attributes:
         quick: One fold and one seed of every method (the default).
         full: All folds and seeds of every method.
+        varied: Train on windows of half to twice the length, and report the accuracy at each.
         seeds: How many seeds --full takes.
         first_seed: The first of them.
         methods: Which methods to run; also the candidates for the stable form of RCMA.
@@ -37,6 +38,7 @@ class Options:
 
     quick: bool = False
     full: bool = False
+    varied: bool = False
     seeds: int = 3
     first_seed: int = 0
     methods: tuple[str, ...] = COMPARED
@@ -58,12 +60,16 @@ def jobs(data: DataSet, options: Options) -> list[Job]:
     folds = range(len(data.held_out)) if options.full else (0,)
     seeds = range(options.first_seed, options.first_seed + (options.seeds if options.full else 1))
     budget = replace(options.budget, epochs=options.epochs or data.epochs)
-    main = [name for name in MAIN if name in options.methods]
-    others = [name for name in options.methods if name not in MAIN]
+    methods = options.methods
+    if options.varied:
+        budget = replace(budget, shortest=min(LENGTHS.values()), longest=max(LENGTHS.values()))
+        methods = tuple(name for name in methods if METHODS[name].any_length)
+    main = [name for name in MAIN if name in methods]
+    others = [name for name in methods if name not in MAIN]
 
     def kept(name: str, fold: int, seed: int) -> Path | None:
         first = (name, fold, seed) == (SAVED, 0, options.first_seed)
-        return options.out / f"{SAVED}.safetensors" if first else None
+        return options.out / f"{SAVED}.safetensors" if first and not options.varied else None
 
     return [
         Job(data, name, fold, seed, budget, kept(name, fold, seed))
@@ -83,7 +89,7 @@ def main(data: DataSet, options: Options) -> None:
         raise SystemExit(str(missing)) from missing
     options.out.mkdir(parents=True, exist_ok=True)
     plan = jobs(data, options)
-    mode = "full" if options.full else "quick"
+    mode = ("full" if options.full else "quick") + ("-varied" if options.varied else "")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as shown:
         task = shown.add_task(f"training, {options.processes} at a time", total=len(plan))
@@ -96,10 +102,12 @@ def main(data: DataSet, options: Options) -> None:
         )
     if not runs:
         raise SystemExit("no run has been completed")
-    for mark, (title, header, body) in tables(runs, names).items():
+    made = {"varied": lengths(runs)} if options.varied else tables(runs, names)
+    for mark, (title, header, body) in made.items():
         console.print(rich_table(f"{data.title}: {title}", header, body))
         if options.readme is not None:
             put_between(options.readme, mark, markdown(header, body))
-    draw_confusion(runs, names, options.out / "confusion.png")
-    draw_accuracy(runs, options.out / "accuracy.png")
-    console.print(f"runs, pictures and the trained network: {options.out}")
+    if not options.varied:
+        draw_confusion(runs, names, options.out / "confusion.png")
+        draw_accuracy(runs, options.out / "accuracy.png")
+    console.print(f"results: {options.out}")

@@ -76,3 +76,15 @@ METHODS |= {
     name: Method(f"candidate: {title}", partial(Candidate, options=options))
     for name, (title, options) in CANDIDATES.items()
 }
+METHODS |= {
+    "identity-start": Method(
+        "candidate: T from the identity",
+        lambda dims: RecursiveCrossModalAttention(dims, WINDOW),
+        any_length=False,
+    ),
+    "random-start": Method(
+        "candidate: T from a random start",
+        lambda dims: RecursiveCrossModalAttention(dims, WINDOW, temporal_init="xavier"),
+        any_length=False,
+    ),
+}

@@ -90,23 +90,22 @@ class Windows:
     streams: dict[str, Tensor]
     labels: Tensor
 
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator["Windows"]:
-        """Yields the windows, in an order of their indices."""
-        order = torch.arange(len(self.labels)) if order is None else order
-        for part in torch.split(order, size):
+    def batches(self, size: int) -> Iterator["Windows"]:
+        """Yields the windows, ``size`` at a time."""
+        for part in torch.split(torch.arange(len(self.labels)), size):
             streams = {name: stream[part] for name, stream in self.streams.items()}
             yield Windows(streams, self.labels[part])
 
 
-def cut(
+def middles(
     recordings: Recordings,
     members: tuple[int, ...],
     hop: int,
     *,
     window: int = WINDOW,
     generator: torch.Generator | None = None,
-) -> Windows:
-    """Cuts recordings into windows; those without a label in the middle are left out.
+) -> Tensor:
+    """Lists the middle steps of the windows of some recordings, (n,), if they have a label.
 
     Args:
         recordings: All of them.
@@ -123,9 +122,29 @@ def cut(
         if generator is not None and room >= 0:
             first = int(torch.randint(min(hop, room + 1), (), generator=generator))
         starts.extend(recordings.starts[k] + start for start in range(first, room + 1, hop))
-    first_steps = torch.tensor(starts, dtype=torch.long)
-    labels = recordings.labels[first_steps + window // 2]
-    labelled = labels != UNLABELLED
-    steps = first_steps[labelled][:, None] + torch.arange(window)
-    parts = torch.split(recordings.signal[steps], list(SENSORS.values()), dim=-1)
-    return Windows(dict(zip(SENSORS, parts, strict=True)), labels[labelled])
+    steps = torch.tensor(starts, dtype=torch.long) + window // 2
+    return steps[recordings.labels[steps] != UNLABELLED]
+
+
+def around(recordings: Recordings, steps: Tensor, window: int) -> Windows:
+    """Takes the window around each of the steps (n,); each has the label of its step.
+
+    A window that would leave its recording is moved into it.
+    """
+    ends = torch.tensor(recordings.lengths).cumsum(dim=0)
+    recording = torch.searchsorted(ends, steps, right=True)
+    lengths = torch.tensor(recordings.lengths)[recording]
+    if (lengths < window).any():
+        raise ValueError(f"a recording of {lengths.min()} steps has no window of {window}")
+    last = ends[recording]
+    first = (steps - window // 2).clamp(last - lengths, last - window)
+    signal = recordings.signal[first[:, None] + torch.arange(window)]
+    parts = torch.split(signal, list(SENSORS.values()), dim=-1)
+    return Windows(dict(zip(SENSORS, parts, strict=True)), recordings.labels[steps])
+
+
+def cut(
+    recordings: Recordings, members: tuple[int, ...], hop: int, *, window: int = WINDOW
+) -> Windows:
+    """Cuts recordings into windows; those without a label in the middle are left out."""
+    return around(recordings, middles(recordings, members, hop, window=window), window)

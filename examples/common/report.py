@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from examples.common.methods import BASELINE, METHODS
+from examples.common.recordings import WINDOW
 from examples.common.train import Run
 
 mpl.use("agg")
@@ -91,8 +92,35 @@ def tables(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Table]:
     return {
         "scores": ("accuracy", *_scores(table)),
         "recalls": ("recall of each class, %", *_recalls(table, names)),
-        "lengths": ("other window lengths", *_lengths(table)),
+        "lengths": lengths(runs),
     }
+
+
+def lengths(runs: Sequence[Run]) -> Table:
+    """Makes the table of other lengths: the loss of accuracy, less that of concatenation."""
+    table, steps = grouped(runs), (WINDOW // 2, WINDOW, 2 * WINDOW)
+    header = [
+        "method",
+        *(f"{number} steps, %" for number in steps),
+        *(f"Δ loss, {number} steps" for number in (steps[0], steps[2])),
+        "runs",
+    ]
+    at: list[Score] = [lambda run: run.half, lambda run: run.accuracy, lambda run: run.twice]
+    losses: list[Score] = [
+        lambda run: None if run.half is None else run.accuracy - run.half,
+        lambda run: None if run.twice is None else run.accuracy - run.twice,
+    ]
+    body = []
+    for name, mine in table.items():
+        if mine[0].half is None:
+            continue
+        cells = [_cell(table, name, score, set()) for score in at]
+        against = [
+            "—" if name == BASELINE else str(difference(mine, table.get(BASELINE, ()), loss))
+            for loss in losses
+        ]
+        body.append([METHODS[name].title, *cells, *against, str(len(mine))])
+    return "accuracy at other lengths", header, body
 
 
 def _cell(table: Grouped, name: str, score: Score, leading: set[str]) -> str:
@@ -125,27 +153,6 @@ def _recalls(table: Grouped, names: Sequence[str]) -> tuple[list[str], list[list
             means.append(f"{100 * fmean(known):.0f}" if known else "—")
         body.append([METHODS[name].title, *means])
     return ["method", *names], body
-
-
-def _lengths(table: Grouped) -> tuple[list[str], list[list[str]]]:
-    """Accuracy at other lengths, and how much more of it is lost than concatenation loses."""
-    header = ["method", "half, %", "as trained, %", "twice, %", "Δ loss, half", "Δ loss, twice"]
-    losses: list[Score] = [
-        lambda run: None if run.half is None else run.accuracy - run.half,
-        lambda run: None if run.twice is None else run.accuracy - run.twice,
-    ]
-    body = []
-    for name, mine in table.items():
-        if mine[0].half is None:
-            continue
-        at: list[Score] = [lambda run: run.half, lambda run: run.accuracy, lambda run: run.twice]
-        cells = [_cell(table, name, score, set()) for score in at]
-        against = [
-            "—" if name == BASELINE else str(difference(mine, table.get(BASELINE, ()), loss))
-            for loss in losses
-        ]
-        body.append([METHODS[name].title, *cells, *against])
-    return header, body
 
 
 def draw_confusion(runs: Sequence[Run], names: Sequence[str], file: Path) -> None:

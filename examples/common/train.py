@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,17 @@ from torch.nn.functional import cross_entropy
 
 from examples.common.methods import METHODS
 from examples.common.network import SensorNet
-from examples.common.recordings import WINDOW, Fold, Recordings, cut, fold, moments
+from examples.common.recordings import (
+    WINDOW,
+    Fold,
+    Recordings,
+    Windows,
+    around,
+    cut,
+    fold,
+    middles,
+    moments,
+)
 
 LENGTHS = {"half": WINDOW // 2, "twice": 2 * WINDOW}  # of windows that are tested on as well
 AT_ONCE = 512  # windows of a batch in testing
@@ -28,6 +39,9 @@ class Budget:
         rate: The highest learning rate; it rises over the first tenth and falls to zero.
         decay: Weight decay of AdamW.
         dropout: Before the classifier.
+        shortest: Steps of the shortest windows to train on. Each batch draws its length, evenly on
+            a logarithmic scale: from half to twice a length, half of the batches are below it.
+        longest: Steps of the longest.
     """
 
     epochs: int = 15
@@ -35,6 +49,8 @@ class Budget:
     rate: float = 4e-3
     decay: float = 1e-2
     dropout: float = 0.2
+    shortest: int = WINDOW
+    longest: int = WINDOW
 
     def rate_at(self, epoch: float) -> float:
         """The learning rate at this (part of an) epoch."""
@@ -79,8 +95,8 @@ class Run:
         fold: Which people were held out.
         seed: Of the initialisation and the training.
         confusion: Windows of class (row) classified as class (column).
-        half: Accuracy on windows of half the length trained on; None where it does not apply.
-        twice: Accuracy on windows of twice that length.
+        half: Accuracy on windows of half of WINDOW steps; None where it does not apply.
+        twice: Accuracy on windows of twice as many.
         parameters: Of the network.
         step_ms: Milliseconds of processor time for each training step.
     """
@@ -112,20 +128,54 @@ class Run:
         return sum(known) / len(known)
 
 
+class Course:
+    """The batches to train on: windows around other steps in each epoch, of other lengths.
+
+    Args:
+        data: The data set.
+        recordings: Its recordings.
+        members: Those to train on.
+        budget: Sets the size of a batch and its lengths, on which the number of batches does not
+            depend.
+        seed: Of places, order and lengths.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        recordings: Recordings,
+        members: tuple[int, ...],
+        budget: Budget,
+        seed: int,
+    ) -> None:
+        self.data, self.recordings, self.members, self.budget = data, recordings, members, budget
+        self.places = torch.Generator().manual_seed(seed)
+        self.lengths = Random(seed)
+
+    def epoch(self) -> list[Windows]:
+        """Cuts the batches of the next epoch."""
+        steps = middles(self.recordings, self.members, self.data.hop, generator=self.places)
+        order = torch.randperm(len(steps), generator=self.places)
+        parts = torch.split(steps[order], self.budget.batch)
+        return [around(self.recordings, part, self._length()) for part in parts]
+
+    def _length(self) -> int:
+        shortest, longest = math.log(self.budget.shortest), math.log(self.budget.longest)
+        return round(math.exp(self.lengths.uniform(shortest, longest)))
+
+
 def train(
     model: SensorNet, data: DataSet, recordings: Recordings, parts: Fold, seed: int, budget: Budget
 ) -> float:
-    """Trains a network on windows that start elsewhere in each epoch; returns the ms per step."""
-    generator = torch.Generator().manual_seed(seed)
+    """Trains a network on windows around other steps in each epoch; returns the ms per step."""
+    course = Course(data, recordings, parts.train, budget, seed)
     optimiser = torch.optim.AdamW(
         model.parameters(), budget.rate, weight_decay=budget.decay, fused=True
     )
     model.train()
     seconds, steps = 0.0, 0
     for epoch in range(budget.epochs):
-        windows = cut(recordings, parts.train, data.hop, generator=generator)
-        order = torch.randperm(len(windows.labels), generator=generator)
-        batches = list(windows.batches(budget.batch, order))
+        batches = course.epoch()
         began = time.process_time()
         for k, batch in enumerate(batches):
             optimiser.param_groups[0]["lr"] = budget.rate_at(epoch + k / len(batches))

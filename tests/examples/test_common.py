@@ -23,13 +23,16 @@ from examples.common.recordings import (
     UNLABELLED,
     WINDOW,
     Recordings,
+    Windows,
+    around,
     averaged,
     cut,
     fold,
+    middles,
     moments,
 )
-from examples.common.report import difference, leaders, tables
-from examples.common.train import Run
+from examples.common.report import difference, leaders, lengths, tables
+from examples.common.train import Budget, Course, DataSet, Run
 
 
 @st.composite
@@ -65,23 +68,93 @@ def test_windows_lie_in_one_recording_and_have_the_label_of_their_middle(
 ) -> None:
     members = tuple(range(0, len(drawn.people), 2))
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    windows = cut(drawn, members, hop, window=window, generator=generator)
+    steps = middles(drawn, members, hop, window=window, generator=generator)
+    windows = around(drawn, steps, window)
+    assert len(windows.labels) == len(steps)
+    for (first, member), step in zip(_places(drawn, windows, window), steps, strict=True):
+        assert member in members
+        assert first + window // 2 == step
+    assert UNLABELLED not in windows.labels
+    if generator is None:
+        same = cut(drawn, members, hop, window=window)
+        assert torch.equal(same.streams["gyroscope"], windows.streams["gyroscope"])
+
+
+@given(drawn=recordings(), window=st.integers(1, WINDOW), seed=st.integers(0, 99))
+def test_a_window_around_a_step_is_moved_only_at_the_ends_of_its_recording(
+    drawn: Recordings, window: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randint(sum(drawn.lengths), (9,), generator=generator)
+    windows = around(drawn, steps, window)
+    assert torch.equal(windows.labels, drawn.labels[steps])
+    for (first, member), step in zip(_places(drawn, windows, window), steps.tolist(), strict=True):
+        assert first <= step < first + window
+        edges = drawn.starts[member], drawn.starts[member] + drawn.lengths[member] - window
+        assert first == min(max(step - window // 2, edges[0]), edges[1])
+
+
+def _places(drawn: Recordings, windows: Windows, window: int) -> list[tuple[int, int]]:
+    """The first step of each window and its recording, which must hold all of it."""
     whole = torch.cat(list(windows.streams.values()), dim=-1)
-    ends = np.cumsum(drawn.lengths)
-    for piece, label in zip(whole, windows.labels.tolist(), strict=True):
+    ends, found = np.cumsum(drawn.lengths), []
+    for piece in whole:
         first = int(piece[0, 0]) // 6
         assert torch.equal(piece, drawn.signal[first : first + window])
         member = int(np.searchsorted(ends, first, side="right"))
-        assert member in members
         assert first + window <= ends[member]
-        assert label == drawn.labels[first + window // 2] != UNLABELLED
+        found.append((first, member))
+    return found
 
 
 def test_a_recording_shorter_than_a_window_has_none() -> None:
     short = Recordings(torch.zeros(9, 6), torch.zeros(9, dtype=torch.long), (9,), (1,), ("A",))
-    for generator in (None, torch.Generator()):
-        windows = cut(short, (0,), 3, window=10, generator=generator)
-        assert windows.streams["gyroscope"].shape == (0, 10, 3)
+    assert cut(short, (0,), 3, window=10).streams["gyroscope"].shape == (0, 10, 3)
+    assert len(middles(short, (0,), 3, window=10, generator=torch.Generator())) == 0
+    with pytest.raises(ValueError, match="a recording of 9 steps has no window of 10"):
+        around(short, torch.tensor([4]), 10)
+
+
+@given(
+    drawn=recordings(),
+    shortest=st.integers(1, WINDOW),
+    longest=st.integers(1, WINDOW),
+    batch=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_the_lengths_of_batches_change_neither_their_number_nor_their_labels(
+    drawn: Recordings, shortest: int, longest: int, batch: int, seed: int
+) -> None:
+    members = tuple(range(len(drawn.people)))
+    data = DataSet("", "", lambda: drawn, ((1,),), WINDOW // 2, WINDOW, 2)
+    shortest, longest = min(shortest, longest), max(shortest, longest)
+    varied, fixed = (
+        Course(data, drawn, members, Budget(batch=batch, shortest=short, longest=long), seed)
+        for short, long in ((shortest, longest), (WINDOW, WINDOW))
+    )
+    for _ in range(2):
+        for one, other in zip(varied.epoch(), fixed.epoch(), strict=True):
+            assert torch.equal(one.labels, other.labels)
+            assert shortest <= one.streams["gyroscope"].shape[1] <= longest
+            assert other.streams["gyroscope"].shape[1] == WINDOW
+
+
+def test_lengths_are_drawn_evenly_on_a_logarithmic_scale() -> None:
+    steps = 40 * WINDOW
+    drawn = Recordings(
+        torch.zeros(steps, 6), torch.zeros(steps, dtype=torch.long), (steps,), (1,), ("A",)
+    )
+    course = Course(
+        DataSet("", "", lambda: drawn, ((1,),), 1, 1, 1),
+        drawn,
+        (0,),
+        Budget(batch=1, shortest=WINDOW // 2, longest=2 * WINDOW),
+        0,
+    )
+    lengths = [batch.streams["gyroscope"].shape[1] for batch in course.epoch()]
+    assert (min(lengths), max(lengths)) == (WINDOW // 2, 2 * WINDOW)
+    assert len(set(lengths)) == 2 * WINDOW - WINDOW // 2 + 1
+    assert abs(fmean(length <= WINDOW for length in lengths) - 0.5) < 0.05  # 5 standard errors
 
 
 @given(samples=st.integers(1, 40))
@@ -155,9 +228,17 @@ def test_low_rank_fusion_is_the_full_tensor_product() -> None:
 # Tables
 
 
-def _run(method: str, fold: int, seed: int, right: int, *, half: float | None = None) -> Run:
+def _run(
+    method: str,
+    fold: int,
+    seed: int,
+    right: int,
+    *,
+    half: float | None = None,
+    twice: float | None = None,
+) -> Run:
     """A run of 100 windows of two classes, of which the first class has 50 right."""
-    return Run(method, fold, seed, [[50, 0], [50 - right, right]], half, half, 1000, 5.0)
+    return Run(method, fold, seed, [[50, 0], [50 - right, right]], half, twice, 1000, 5.0)
 
 
 counts = st.integers(0, 50)
@@ -181,7 +262,7 @@ def test_a_single_pair_has_no_spread_and_none_has_no_difference() -> None:
 
 
 def test_scores_of_a_confusion() -> None:
-    run = Run("rcma", 0, 0, [[3, 1, 0], [0, 0, 0], [2, 0, 4]], None, None, 1, 1.0)
+    run = Run("rcma", 0, 0, [[3, 1, 0], [0, 0, 0], [2, 0, 4]], 0.5, None, 1, 1.0)
     assert run.accuracy == 0.7
     assert run.recalls[0::2] == [3 / 4, 4 / 6]
     assert isnan(run.recalls[1])
@@ -213,14 +294,22 @@ def test_ties_with_the_best_are_bold_too() -> None:
 
 def test_lengths_are_compared_with_the_loss_of_concatenation() -> None:
     runs = [
-        *(_run(BASELINE, k, 0, 40, half=0.80) for k in range(2)),  # loses 10 points
-        *(_run("rcma", k, 0, 50, half=0.70 + k / 10) for k in range(2)),  # loses 25 on average
+        *(_run(BASELINE, k, 0, 40, half=0.80, twice=0.85) for k in range(2)),  # loses 10 and 5
+        *(_run("rcma", k, 0, 50, half=0.70 + k / 10, twice=1.0) for k in range(2)),  # 25 and 0
         _run("jca", 0, 0, 50),
     ]
-    _, _, body = tables(runs, ("A", "B"))["lengths"]
-    assert [row[0] for row in body] == ["concatenation", "RCMA"]
-    assert body[1][1:4] == ["75.0", "100.0", "75.0"]
-    assert body[1][4] == "+15.0 ± 5.0"
+    _, header, body = lengths(runs)
+    rows = {row[0]: dict(zip(header, row, strict=True)) for row in body}
+    assert list(rows) == ["concatenation", "RCMA"]
+    rcma = rows["RCMA"]
+    assert [rcma[f"{n} steps, %"] for n in (WINDOW // 2, WINDOW, 2 * WINDOW)] == [
+        "75.0",
+        "100.0",
+        "100.0",
+    ]
+    assert rcma[f"Δ loss, {WINDOW // 2} steps"] == "+15.0 ± 5.0"
+    assert rcma[f"Δ loss, {2 * WINDOW} steps"] == "-5.0 ± 0.0"
+    assert rcma["runs"] == "2"
 
 
 def test_the_pictures_are_drawn(tmp_path: Path) -> None:

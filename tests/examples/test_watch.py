@@ -121,6 +121,20 @@ def test_quick_runs_from_end_to_end_and_once(
     torch.testing.assert_close(model.classify(joined), model(streams), rtol=1e-4, atol=1e-5)
 
 
+def test_varied_trains_on_many_lengths_and_makes_its_table_only(tiny: Path) -> None:
+    out, readme = tiny / "out", tiny / "README.md"
+    readme.write_text("<!-- varied -->\n<!-- /varied -->\n")
+    methods = ("concatenation", "rcma", "jca")
+    options = Options(varied=True, out=out, processes=1, epochs=1, readme=readme, methods=methods)
+    command.main(WATCH, options)
+    assert [file.name for file in out.iterdir()] == ["quick-varied.json"]
+    content = json.loads((out / "quick-varied.json").read_text())
+    assert content["budget"]["shortest"] == WINDOW // 2
+    assert content["budget"]["longest"] == 2 * WINDOW
+    assert {run["method"] for run in content["runs"]} == {"concatenation", "rcma"}
+    assert "| RCMA |" in readme.read_text()
+
+
 def test_time_that_is_over_ends_the_runs(tiny: Path) -> None:
     file = tiny / "quick.json"
     plan = jobs(WATCH, Options(methods=("gyroscope", "concatenation"), epochs=1, out=tiny))
