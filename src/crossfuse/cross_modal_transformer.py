@@ -160,7 +160,7 @@ class CrossModalTransformer(nn.Module):
         }
         masks = dict(zip(embedded, inputs.masks, strict=True))
         fused = [
-            x + target(embedded, name, masks)
+            x + target(embedded=embedded, name=name, masks=masks)
             for x, (name, target) in zip(inputs.features, self.targets.items(), strict=True)
         ]
         return inputs.restore(list(map(zero_invalid, fused, inputs.masks)))

@@ -152,7 +152,8 @@ class JointCrossAttention(nn.Module):
         inputs, dropout = self._flatten(modalities, mask), self._dropout()
         features: Sequence[Tensor] = inputs.features
         for step in self.recursions:
-            features = step(features, inputs.masks, dropout)
+            # By name: Captum asks positional arguments for their device.
+            features = step(features=features, masks=inputs.masks, dropout=dropout)
         return inputs.restore(gated(self.gates, inputs.features, features))
 
     @overload

@@ -210,7 +210,8 @@ class RecursiveCrossModalAttention(nn.Module):
             if self.checkpoint and torch.is_grad_enabled():
                 features = recompute(step, features, inputs.masks, dropout, use_reentrant=False)
             else:
-                features = step(features, inputs.masks, dropout)
+                # By name: Captum asks positional arguments for their device.
+                features = step(features=features, masks=inputs.masks, dropout=dropout)
         return inputs.restore(gated(self.gates, inputs.features, features))
 
     @overload

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
+from torch.utils.checkpoint import checkpoint
 
 import crossfuse
 from tests.support import properties
@@ -61,6 +62,54 @@ def pruned(module: nn.Module) -> nn.Module:
     return module
 
 
+class Halved(nn.Module):
+    """Stores half of a weight."""
+
+    def forward(self, half: Tensor) -> Tensor:
+        return 2 * half
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def parametrised(module: nn.Module) -> nn.Module:
+    """With a parametrisation in front of every parameter, then copied."""
+    for part in list(module.modules()):
+        if not isinstance(part, parametrize.ParametrizationList):
+            for name, _ in list(part.named_parameters(recurse=False)):
+                parametrize.register_parametrization(part, name, Halved())
+    return copy.deepcopy(module)
+
+
+class Recomputed(nn.Module):
+    """Keeps nothing for the backward pass."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, *arguments: object) -> object:
+        outputs: object = checkpoint(self.inner, *arguments, use_reentrant=False)
+        return outputs
+
+
+class Elsewhere(nn.Module):
+    """Called while new tensors are made on another device and in another dtype by default."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, *arguments: object) -> object:
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                outputs: object = self.inner(*arguments)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        return outputs
+
+
 class Functional(nn.Module):
     """Weights that are plain tensors, as torch.func hands them in."""
 
@@ -102,7 +151,10 @@ EXACT: dict[str, Tool] = {
     "replica": replicated,
     "AveragedModel": averaged,
     "prune": pruned,
+    "parametrize": parametrised,
+    "checkpoint": Recomputed,
     "functional_call": Functional,
+    "other defaults": Elsewhere,
     "cpu_offload": offloaded,
     "LoRA": low_rank,
 }
@@ -234,6 +286,23 @@ def test_a_sharded_layer_of_mixed_precision_is_near_and_trains(name: str) -> Non
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("original", [False, True], ids=["flat", "original parameters"])
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_a_layer_in_fsdp1_computes_the_same(name: str, original: bool) -> None:
+    """The older FSDP keeps the weights of all parts in one flat tensor, or shows views of it."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    cpu = torch.device("cpu")
+    with foreign_warnings_silenced():
+        warnings.filterwarnings("ignore", ".*(FSDP|NO_SHARD)", category=Warning)
+        same(
+            lambda m: FullyShardedDataParallel(m, device_id=cpu, use_orig_params=original),
+            SPECIMENS[name],
+            1e-6,
+        )
+
+
 def jagged(x: Tensor) -> Tensor:
     return torch.nested.nested_tensor(list(x), layout=torch.jagged)
 
@@ -264,13 +333,17 @@ def test_foreign_tensors_are_refused_in_our_words(name: str, kind: str) -> None:
     assert "hint" in str(caught.value)
 
 
-# A layer, and a part of it that is attributed to: its output (B, L, d) or (B, d, L).
+# A layer, and a part of it that is attributed to: it returns (B, L, d), (B, d, L) or several.
 ATTRIBUTED = [
     ("RecursiveCrossModalAttention", "recursions.0.face"),
+    ("RecursiveCrossModalAttention", "recursions.0"),
     ("RecursiveCrossModalAttention-paper", "recursions.1.voice"),
     ("RecursiveCrossModalAttention-released", "recursions.0.face"),
+    ("RecursiveCrossModalAttention-released", "recursions.0"),
     ("JointCrossAttention-paper", "recursions.0.voice"),
+    ("JointCrossAttention-paper", "recursions.1"),
     ("CrossModalTransformer", "targets.face.norm"),
+    ("CrossModalTransformer", "targets.face"),
     ("TemporalConvNet", "blocks.0"),
     ("PerModality", "branches.face"),
     ("PerModality", "branches.face.blocks.0"),
@@ -288,7 +361,7 @@ def test_captum_attributes_to_parts(name: str, part: str) -> None:
     leaves, structure = torch.utils._pytree.tree_flatten(SPECIMENS[name].arguments(SIZES, False))
     inputs, zeros = tuple(leaves), tuple(map(torch.zeros_like, leaves))
     layer = module.get_submodule(part)
-    returned: list[Tensor] = []
+    returned: list[object] = []
 
     def score(*leaves: Tensor) -> Tensor:
         outputs = module(*torch.utils._pytree.tree_unflatten(leaves, structure))
@@ -301,10 +374,12 @@ def test_captum_attributes_to_parts(name: str, part: str) -> None:
     with layer.register_forward_hook(lambda *_: start):
         change = whole - score(*inputs)
     activation = captum.LayerActivation(score, layer).attribute(inputs)
-    properties.close(activation, end, "activation", 1e-6)
+    for x, y in zip(tensors(activation), tensors(end), strict=True):
+        properties.close(x, y, "activation", 1e-6)
     integrated = captum.LayerIntegratedGradients(score, layer)
     found = integrated.attribute(inputs, zeros, n_steps=500)  # the slope jumps at relus
-    properties.close(found.sum(dim=(1, 2)), change, "sum of the attributions", 1e-2)
+    total = torch.stack([x.sum(dim=(1, 2)) for x in tensors(found)]).sum(dim=0)
+    properties.close(total, change, "sum of the attributions", 1e-2)
     properties.close(score(*inputs), whole, "the score afterwards", 1e-6)
 
 
