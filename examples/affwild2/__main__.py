@@ -7,13 +7,19 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import tyro
-from rich.console import Console
+STOPPED = 130  # exit status after an interrupt
 
-from examples.affwild2.commands.check import Check
-from examples.affwild2.commands.data import Extract, MakeData
-from examples.affwild2.commands.run import Evaluate, Plot, Predict, Train
-from examples.affwild2.commands.table import Demo, TableCommand
+try:
+    import torch
+    import tyro
+    from rich.console import Console
+
+    from examples.affwild2.commands.check import Check
+    from examples.affwild2.commands.data import Extract, MakeData
+    from examples.affwild2.commands.run import Evaluate, Plot, Predict, Train
+    from examples.affwild2.commands.table import Demo, TableCommand
+except KeyboardInterrupt as error:  # these imports take seconds
+    raise SystemExit(STOPPED) from error
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "make-data": MakeData,
@@ -27,7 +33,15 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": Demo,
 }
 # Of the user, of files and disks, and of what reads them; anything else is our mistake.
-ENDS = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, BrokenProcessPool)
+ENDS = (
+    ValueError,
+    OSError,
+    EOFError,
+    MemoryError,
+    torch.OutOfMemoryError,
+    zipfile.BadZipFile,
+    BrokenProcessPool,
+)
 
 
 def main() -> None:
@@ -48,7 +62,7 @@ def main() -> None:
         command.run(console)
     except KeyboardInterrupt as error:
         print("stopped; the same command, with --resume for train, goes on", file=sys.stderr)
-        raise SystemExit(130) from error
+        raise SystemExit(STOPPED) from error
     except ENDS as error:
         raise SystemExit(describe(error)) from error
 

@@ -31,6 +31,7 @@ from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones, save_backbones
 from examples.affwild2.training import presets
 from examples.affwild2.training.assemble import SETUP, missing_weights, read_saved
+from examples.affwild2.training.evaluate import score
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.presets import PRESETS, Changes
 from examples.affwild2.training.runs import CHECKPOINT, LOCK
@@ -308,6 +309,43 @@ def test_a_table_of_methods_and_folds(
         replace(command, methods=("rmca",)).run(_console())
     with pytest.raises(ValueError, match="table: average needs face, voice, words too"):
         replace(command, methods=("average",)).run(_console())
+
+
+def test_a_table_of_own_features_has_the_controls(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "ceilings", lambda *_, **__: None)
+    monkeypatch.setitem(PRESETS, "demo", replace(SMALL, epochs=1))
+    rng = np.random.default_rng(0)
+    (tmp_path / "mae").mkdir()
+    for trial in load_features(trained / "features"):
+        np.save(tmp_path / "mae" / f"{trial.name}.npy", rng.normal(size=(trial.frames, 4)))
+    methods = ("mae", "words", "average", "rcma-stable-all", "rcma-stable-all-shuffled")
+    command = TableCommand(
+        trained / "features",
+        tmp_path / "table",
+        methods=methods,
+        own=(f"mae={tmp_path / 'mae'}",),
+        modalities=("mae", "words"),
+        targets=("valence",),
+        seeds=(0,),
+        processes=1,
+        cpu=True,
+        weights=Weights(demo=trained / "backbones.pt"),
+    )
+    command.run(_console())
+    table = read_table(tmp_path / "table" / "table.json")
+    assert {row.method for row in table.rows} == set(methods)
+    by_name = {row.method: row.mean for row in table.rows}
+    assert by_name["rcma-stable-all"] != by_name["rcma-stable-all-shuffled"]
+    runs = tmp_path / "table/runs/data"
+    both = [read_saved(runs / f"{name}-valence-fold0-seed0") for name in ("mae", "words")]
+    parts = [one.predict(one.trials("validation"), cpu=True) for one in both]
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
+    scores = score(mean, both[0].trials("validation"), "valence")
+    assert by_name["average"] == pytest.approx(scores.ccc, abs=1e-5)
+    with pytest.raises(ValueError, match="table: average needs mae, words too"):
+        replace(command, methods=("words", "average")).run(_console())
 
 
 def test_saved_backbones_come_back(tmp_path: Path) -> None:

@@ -240,6 +240,38 @@ def test_shuffled_partners_keep_the_face_and_change_the_rest() -> None:
         assert not torch.equal(voices[0], voices[1])
 
 
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=2, max_size=4),
+    gone=st.integers(0, 30),
+    window=st.tuples(st.integers(0, 39), st.integers(0, 39)),
+)
+def test_shuffled_own_features_are_those_of_the_next_trial(
+    lengths: list[int], gone: int, window: tuple[int, int]
+) -> None:
+    """A naive twin: row k of the partner, from the first again after its last; masks too."""
+    made = [_features(f"{'t' * (i + 1)}", n) for i, n in enumerate(lengths)]
+    rows = [np.arange(n * 2, dtype=np.float32).reshape(n, 2) + 100 * n for n in lengths]
+    with tempfile.TemporaryDirectory() as folder:
+        for trial, values in zip(made, rows, strict=True):
+            _write_own(Path(folder), trial.name, values[: max(1, len(values) - gone)])
+        own = {name: OwnFeatures(name, Path(folder)) for name in ("first", "second")}
+        raw = Trials(made, ("first", "second"), own=own)
+        mixed = shuffle_partners(encode(raw, {name: torch.nn.Identity() for name in own}))
+        for i in reversed(range(len(made))):
+            mine, other = i, (i + 1) % len(made)
+            start, stop = sorted(min(edge, lengths[i]) for edge in window)
+            chosen = mixed.choose([made[i].name])
+            got = chosen.frames(0, start, stop)
+            for name, of in (("first", mine), ("second", other)):
+                present = chosen.present(0, name, start, stop)
+                for k in range(start, stop):
+                    row = k % lengths[of]
+                    there = row < max(1, lengths[of] - gone)
+                    assert bool(present[k - start]) == there
+                    expected = rows[of][row].tolist() if there else [0.0, 0.0]
+                    assert got[name][k - start].tolist() == expected
+
+
 # The protocol
 
 

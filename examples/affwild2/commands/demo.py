@@ -15,9 +15,10 @@ from pathlib import Path
 from examples.affwild2.dataset.extract import extract
 from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.progress import follow
+from examples.affwild2.dataset.workers import start_worker
 from examples.affwild2.results.pictures import draw_sweep
 from examples.affwild2.results.report import write_report
-from examples.affwild2.results.sweep import Data, Plan, die_quietly, run_table
+from examples.affwild2.results.sweep import Data, Plan, run_table
 from examples.affwild2.results.table import Result, Table
 from examples.affwild2.synthetic.generate import Size, make_data
 from examples.affwild2.synthetic.latents import Switches
@@ -93,7 +94,7 @@ def run_demo(
     seeds = ((0, 1, 2) if everything else (0, 1)) if size == "small" else (0,)
     backbones = out / "backbones.pt"
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=die_quietly) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=start_worker) as pool:
         made = [
             pool.submit(make_kind, out, kind, size, seed, switches)
             for kind, switches in kinds.items()

@@ -140,6 +140,7 @@ class Evaluate:
         smooth: Frames of a moving mean over predictions, for valence and arousal; 0 for none (JCA:
             20 and 50).
         cpu: Use no GPU.
+        batch: Windows at once; None takes the training's number.
     """
 
     run_folder: tyro.conf.Positional[Path]
@@ -150,8 +151,10 @@ class Evaluate:
     without: tuple[str, ...] = ()
     smooth: tuple[int, int] = (0, 0)
     cpu: bool = False
+    batch: int | None = None
 
     def run(self, console: Console) -> None:
+        _require_batch(self.batch, "evaluate")
         own = read_own(self.own) if self.own else None
         folders = [folder for folder in (self.run_folder, self.other) if folder is not None]
         held = [read_saved(folder, self.features, own) for folder in folders]
@@ -174,8 +177,10 @@ class Evaluate:
 
     def _report(self, console: Console, saved: Saved) -> Scores:
         trials = saved.trials(self.partition)
-        title = f"{saved.run.target}, trials to predict"
-        made = saved.predict(trials, without=self.without, cpu=self.cpu, title=title)
+        title = f"{saved.run.target}, batches to predict"
+        made = saved.predict(
+            trials, without=self.without, cpu=self.cpu, batch=self.batch, title=title
+        )
         require_finite(made, "evaluate")
         frames = self.smooth[TARGETS.index(saved.run.target)]
         scores = score(_smoothed(made, frames), trials, saved.run.target)
@@ -205,6 +210,7 @@ class Predict:
         own: Your own features, as for train; none takes those that they were trained with.
         smooth: Frames of a moving mean, for valence and arousal; 0 for none.
         cpu: Use no GPU.
+        batch: Windows at once; None takes the training's number.
     """
 
     valence: Path
@@ -215,8 +221,10 @@ class Predict:
     own: tuple[str, ...] = ()
     smooth: tuple[int, int] = (0, 0)
     cpu: bool = False
+    batch: int | None = None
 
     def run(self, console: Console) -> None:
+        _require_batch(self.batch, "predict")
         made = []
         own = read_own(self.own) if self.own else None
         for folder, target, frames in zip(
@@ -229,8 +237,8 @@ class Predict:
             seen = [one for one in saved.own if one.stream.name in saved.run.design.modalities]
             for line in find_problems(saved.run, trials.features, seen):
                 warn(console, line)
-            title = f"{target}, trials to predict"
-            predictions = saved.predict(trials, cpu=self.cpu, title=title)
+            title = f"{target}, batches to predict"
+            predictions = saved.predict(trials, cpu=self.cpu, batch=self.batch, title=title)
             require_finite(predictions, "predict")
             made.append(_smoothed(predictions, frames))
         for line in write_challenge_file(self.out, self.sample, *made):
@@ -275,6 +283,11 @@ def require_finite(predictions: Predictions, who: str) -> None:
     for name, series in predictions.items():
         if not bool(series.isfinite().all()):
             raise ValueError(f"{who}: the predictions for {name} are not finite; the run diverged")
+
+
+def _require_batch(batch: int | None, who: str) -> None:
+    if batch is not None and batch < 1:
+        raise ValueError(f"{who}: --batch must be 1 or more, found {batch}")
 
 
 def _inputs(run: Run, preset: str) -> Iterator[str]:

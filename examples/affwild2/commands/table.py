@@ -15,7 +15,7 @@ from examples.affwild2.results.sweep import Plan, describe, run_table
 from examples.affwild2.results.table import Result, Table, overview
 from examples.affwild2.synthetic.generate import Size
 from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
-from examples.affwild2.training.methods import AVERAGE, METHODS, SHUFFLED, SINGLE, TITLES
+from examples.affwild2.training.methods import AVERAGE, METHODS, SHUFFLED
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.own import read_own
 from examples.affwild2.training.presets import PRESETS, Changes, Preset
@@ -66,12 +66,13 @@ class TableCommand:
         preset = self.changes.apply(PRESETS[self.preset])
         own = read_own(self.own)
         names = tuple(one.stream.name for one in own)
-        rows = _rows(preset, names, self.modalities)
+        seen = self.modalities or (*NAMES, *names)
+        rows = _rows(preset, seen)
         for name in self.methods:
             if name not in rows:
                 raise ValueError(f"method {name!r}: there are {', '.join(rows)}")
-        if AVERAGE in self.methods and not set(SINGLE) <= set(self.methods):
-            raise ValueError(f"table: {AVERAGE} needs {', '.join(SINGLE)} too")
+        if AVERAGE in self.methods and not set(seen) <= set(self.methods):
+            raise ValueError(f"table: {AVERAGE} needs {', '.join(seen)} too")
         with hold(self.out / LOCK, "table"):
             weights = self._demo_weights() if preset.backbones == "demo" else self.weights
             data = describe(self.features, self.name)
@@ -142,13 +143,10 @@ class Demo:
         console.print(f"wrote {files}", markup=False)
 
 
-def _rows(preset: Preset, own: tuple[str, ...], modalities: tuple[str, ...]) -> tuple[str, ...]:
-    """The methods that can be compared: controls that need our three streams only with them."""
-    if not own and not modalities:
-        return tuple(name for name in TITLES if preset.cache or name != SHUFFLED)
-    seen = modalities or (*NAMES, *own)
-    alone = [name for name in seen if name in own or name in NAMES]
-    return (*alone, *(name for name in METHODS if name not in NAMES))
+def _rows(preset: Preset, seen: tuple[str, ...]) -> tuple[str, ...]:
+    """The methods that can be compared: each modality alone, the fusions, the controls."""
+    controls = (AVERAGE, SHUFFLED) if preset.cache else (AVERAGE,)
+    return (*seen, *(name for name in METHODS if name not in NAMES), *controls)
 
 
 def show_result(console: Console, result: Result) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from examples.affwild2.dataset.audio import MISSING, patch_rows, rows_at
@@ -43,6 +42,7 @@ from examples.affwild2.dataset.sources import (
 )
 from examples.affwild2.dataset.text import BertWords, align
 from examples.affwild2.dataset.video import last_face, read_faces
+from examples.affwild2.dataset.workers import start_worker
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def extract(
         ]
         problems += [line for outcome in found for line in outcome.problems]
         problems = list(dict.fromkeys(problems))  # two people share a video
-        (out / f"problems{share}.txt").write_text("".join(f"{line}\n" for line in problems))
+        with whole(out / f"problems{share}.txt") as partial:
+            partial.write_text("".join(f"{line}\n" for line in problems))
     written, complete, left_out = (
         tuple(outcome.trial for outcome in found if outcome.what == what)
         for what in ("written", "complete", "left out")
@@ -158,8 +159,7 @@ def _run(jobs: list[Job], workers: int) -> Iterator[list[Outcome]]:
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(1,),
+        initializer=start_worker,
     )
     try:
         yield from pool.map(_extract_video, jobs)

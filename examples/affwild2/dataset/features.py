@@ -7,7 +7,7 @@ import json
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,20 +143,24 @@ def _load(out: Path, folder: Path) -> Features:
 def _read(out: Path, folder: Path) -> Features:
     meta = json.loads((folder / "meta.json").read_text())
     source = out / SOURCES / meta["source"]
-    words = dict(np.load(source / "words.npz")) if (source / "words.npz").exists() else {}
+    words = _arrays(source / "words.npz") if (source / "words.npz").exists() else {}
     times = source / "times.npy"
-    with np.load(folder / "frames.npz") as frames:
-        return Features(
-            name=folder.name,
-            partition=meta["partition"],
-            source=meta["source"],
-            fps=float("nan") if meta["fps"] is None else meta["fps"],
-            frames=meta["frames"],
-            # a Mapped is read by rows as an array is
-            faces=cast(NDArray[np.uint8], Mapped(folder / "faces.npy")),
-            mel=cast(NDArray[np.float32], Mapped(source / "mel.npy")) if meta["sound"] else None,
-            word_ids=words.get("ids"),
-            word_vectors=words.get("vectors"),
-            times=np.load(times) if times.exists() else None,
-            **frames,
-        )
+    return Features(
+        name=folder.name,
+        partition=meta["partition"],
+        source=meta["source"],
+        fps=float("nan") if meta["fps"] is None else meta["fps"],
+        frames=meta["frames"],
+        # a Mapped is read by rows as an array is
+        faces=cast(NDArray[np.uint8], Mapped(folder / "faces.npy")),
+        mel=cast(NDArray[np.float32], Mapped(source / "mel.npy")) if meta["sound"] else None,
+        word_ids=words.get("ids"),
+        word_vectors=words.get("vectors"),
+        times=np.load(times) if times.exists() else None,
+        **_arrays(folder / "frames.npz"),
+    )
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file, np.load(file) as held:  # np.load leaves a damaged file open
+        return dict(held)

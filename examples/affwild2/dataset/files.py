@@ -5,21 +5,40 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives another name to write to, and renames it when the block ends well."""
+    """Gives another name to write to, and renames it when the block ends well.
+
+    Raises:
+        OSError: As the block raises it, with the file's name; nothing is left of what was written.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    if partial.is_dir():
-        shutil.rmtree(partial)
+    _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException as error:
+        with suppress(OSError):
+            _remove(partial)
+        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if isinstance(error, OSError) and error.filename is None:  # numpy gives no reason
+            raise OSError(f"{path}: cannot be written ({error}; is the disk full?)") from error
+        raise
     if path.is_dir():
         shutil.rmtree(path)  # the new one is whole: a run that is stopped here writes it again
     partial.replace(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import torch
 from examples.affwild2.dataset.features import load_features
 from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.progress import follow
+from examples.affwild2.dataset.workers import start_worker
 from examples.affwild2.results.table import Result, Table, make_table, write_table
 from examples.affwild2.synthetic.ceilings import Table as Ceilings
 from examples.affwild2.synthetic.ceilings import ceilings
@@ -30,7 +30,7 @@ from examples.affwild2.training.assemble import (
     write_setup,
 )
 from examples.affwild2.training.evaluate import score
-from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED, SINGLE
+from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.own import OwnFeatures, Stream
 from examples.affwild2.training.presets import Preset
@@ -141,14 +141,15 @@ def run_table(
         for one in data
         if any(plan.data == one.name for plan in plans)
     }
+    streams = tuple(one.stream for one in own)
     jobs = [
         _Job(by_name[plan.data], run, out, weights, shared[plan.data], cpu, own)
         for plan in plans
-        for run in _runs(plan, preset, tuple(one.stream for one in own))
+        for run in _runs(plan, preset, streams)
     ]
     results = _map(_work, jobs, processes, "networks to train", report)
     for plan in plans:
-        results += _averages(plan, preset, out, shared[plan.data])
+        results += _averages(plan, preset, out, shared[plan.data], streams)
     generated = [one for one in data if one.switches is not None]
     limits = _map(partial(_limits, ceiling_trials), generated, processes, "ceilings to compute")
     table = make_table(results, {d.name: x for d, x in zip(generated, limits, strict=True)}, preset)
@@ -161,11 +162,17 @@ def _runs(plan: Plan, preset: Preset, own: tuple[Stream, ...]) -> Iterator[Run]:
         for method in plan.methods:
             for fold in plan.folds:
                 for seed in plan.seeds:
-                    if method == SHUFFLED:
-                        yield Run(RECOMMENDED, target, preset, fold, seed, shuffled=True)
-                    elif method != AVERAGE:
-                        seen = plan.modalities
-                        yield Run(method, target, preset, fold, seed, own=own, modalities=seen)
+                    if method != AVERAGE:
+                        yield Run(
+                            RECOMMENDED if method == SHUFFLED else method,
+                            target,
+                            preset,
+                            fold,
+                            seed,
+                            shuffled=method == SHUFFLED,
+                            own=own,
+                            modalities=plan.modalities,
+                        )
 
 
 def _encode_once(data: Data, out: Path, weights: Weights) -> Path:
@@ -217,18 +224,13 @@ def _map(
         found: Iterable[Made] = map(function, items)
         if processes > 1:
             spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=die_quietly)
+            pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=start_worker)
             found = stack.enter_context(pool).map(function, items)
         for one in follow(found, title, len(items)):
             made.append(one)
             if report is not None:
                 report(one)
     return made
-
-
-def die_quietly() -> None:
-    """Lets an interrupt end a worker process without a traceback: the parent reports it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _limits(trials: int, data: Data) -> Ceilings:
@@ -268,15 +270,18 @@ def _work(job: _Job) -> Result:
     )
 
 
-def _averages(plan: Plan, preset: Preset, out: Path, encoded: Path | None) -> Iterator[Result]:
-    """The mean of the three networks that see one modality each; nothing is trained."""
+def _averages(
+    plan: Plan, preset: Preset, out: Path, encoded: Path | None, own: tuple[Stream, ...]
+) -> Iterator[Result]:
+    """The mean of the networks that see one modality each; nothing is trained."""
     if AVERAGE not in plan.methods:
         return
     held = read_encoded(encoded)
+    single = plan.modalities or (*NAMES, *(stream.name for stream in own))
     for target in plan.targets:
         for fold in plan.folds:
             for seed in plan.seeds:
-                runs = [Run(method, target, preset, fold, seed) for method in SINGLE]
+                runs = [Run(name, target, preset, fold, seed) for name in single]
                 saved = [read_saved(run_folder(out, plan.data, run)) for run in runs]
                 trials = [one.trials("validation", held) for one in saved]
                 parts = [one.predict(seen) for one, seen in zip(saved, trials, strict=True)]

@@ -331,6 +331,7 @@ class Saved:
         *,
         without: tuple[str, ...] = (),
         cpu: bool = False,
+        batch: int | None = None,
         title: str | None = None,
     ) -> Predictions:
         """Predicts trials, on the GPU if there is one; see ``evaluate.predict``."""
@@ -341,7 +342,7 @@ class Saved:
             size=preset.window,
             hop=preset.hop,
             target=self.run.target,
-            batch=preset.batch,
+            batch=preset.batch if batch is None else batch,
             without=without,
             title=title,
         )

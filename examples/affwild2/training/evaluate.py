@@ -3,7 +3,7 @@
 Shapes: T frames of a trial.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crossfuse.functional import concordance
 from crossfuse.windows import overlap_average, window_starts
-from examples.affwild2.dataset.folds import Window
+from examples.affwild2.dataset.folds import list_windows
 from examples.affwild2.dataset.progress import follow
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.trials import Target, Trials
@@ -62,21 +62,23 @@ def predict(
     """
     model.eval()
     device = next(model.parameters()).device
-    made: Predictions = {}
-    lengths = trials.lengths
-    order: Iterable[int] = range(len(lengths))
-    for i in order if title is None else follow(order, title, len(lengths), lengths, count=False):
-        length = lengths[i]
-        starts = window_starts(length, size, hop)
-        parts = []
-        for first in range(0, len(starts), batch):
-            windows = [Window(i, start) for start in starts[first : first + batch]]
-            cut = trials.batch(windows, size, target).to(device)
-            streams = {name: None if name in without else x for name, x in cut.streams.items()}
-            masks = {name: None if name in without else x for name, x in cut.masks.items()}
-            parts.append(model(streams, masks, encoded=trials.encoded is not None).float().cpu())
-        made[trials.features[i].name] = overlap_average(torch.cat(parts), starts, length)
-    return made
+    windows = list_windows(trials.lengths, size, hop)
+    # a batch may hold windows of many trials: short ones have one window each
+    batches = [windows[i : i + batch] for i in range(0, len(windows), batch)]
+    rows: list[list[Tensor]] = [[] for _ in trials.features]
+    for some in batches if title is None else follow(batches, title, len(batches), count=False):
+        cut = trials.batch(some, size, target).to(device)
+        streams = {name: None if name in without else x for name, x in cut.streams.items()}
+        masks = {name: None if name in without else x for name, x in cut.masks.items()}
+        predicted = model(streams, masks, encoded=trials.encoded is not None).float().cpu()
+        for window, row in zip(some, predicted, strict=True):
+            rows[window.trial].append(row)
+    return {
+        trial.name: overlap_average(
+            torch.stack(rows[i]), window_starts(len(trial), size, hop), len(trial)
+        )
+        for i, trial in enumerate(trials.features)
+    }
 
 
 def score(predictions: Mapping[str, Tensor], trials: Trials, target: Target) -> Scores:

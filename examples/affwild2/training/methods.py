@@ -139,16 +139,17 @@ AVERAGE = "average"
 RECOMMENDED = "rcma-stable-all"
 SHUFFLED = f"{RECOMMENDED}-shuffled"
 TITLES = {name: method.title for name, method in METHODS.items()} | {
-    AVERAGE: "mean of the three single predictions",
-    SHUFFLED: 'RCMA, form="stable", joint="all"; voice and words of another trial',
+    AVERAGE: "mean of the single predictions",
+    SHUFFLED: 'RCMA, form="stable", joint="all"; all modalities but the first of another trial',
 }
 SINGLE = NAMES
 
 
 def title_of(name: str, preset: Preset) -> str:
     """What the table calls a row; the authors' preset has RCMA as released, not as published."""
+    title = TITLES.get(name, f"{name} alone")  # own features
     released = preset.form == "released" and name.startswith("rcma")
-    return TITLES[name].replace("as published", "as released") if released else TITLES[name]
+    return title.replace("as published", "as released") if released else title
 
 
 def find_method(name: str, own: tuple[str, ...] = ()) -> Method:

@@ -21,7 +21,7 @@ from examples.affwild2.dataset.mapped import Mapped
 from examples.affwild2.training.modalities import NAMES
 
 SUFFIXES = (".npy", ".safetensors")
-SAMPLED = 256  # rows of a trial that mean and spread are estimated from
+SAMPLED = 64  # rows of a trial that mean and spread are estimated from
 SLACK = 0.1  # seconds that a file may be shorter or longer than its trial without a line
 
 
@@ -197,21 +197,31 @@ class OwnRows:
         own: The features of one modality.
         trial: Whose rows.
         standardise: Brings them to mean 0 and spread 1.
+        length: Rows to deliver, from the first again after the last; ``None`` means T.
     """
 
-    def __init__(self, own: OwnFeatures, trial: Features, standardise: nn.Module) -> None:
+    def __init__(
+        self, own: OwnFeatures, trial: Features, standardise: nn.Module, length: int | None = None
+    ) -> None:
         self.own, self.trial = own, trial
+        self.length = len(trial) if length is None else length
         self.standardise = copy.deepcopy(standardise).eval()  # the network's moves to its device
 
     def __len__(self) -> int:
-        return len(self.trial)
+        return self.length
 
-    def __getitem__(self, key: slice | Tensor) -> Tensor:
-        if isinstance(key, Tensor):
-            return self[:][key]
-        start, stop, _ = key.indices(len(self))
-        rows: Tensor = self.standardise(self.own.read(self.trial, start, stop))
+    def __getitem__(self, key: slice) -> Tensor:
+        wanted = torch.arange(self.length)[key] % len(self.trial)
+        if not len(wanted):
+            return torch.zeros(0, self.own.stream.width)
+        first = int(wanted.min())
+        read = self.own.read(self.trial, first, int(wanted.max()) + 1)
+        rows: Tensor = self.standardise(read[wanted - first])
         return rows
+
+    def repeat(self, length: int) -> "OwnRows":
+        """The same rows, cut or repeated to another length."""
+        return OwnRows(self.own, self.trial, self.standardise, length)
 
 
 def read_own(texts: Sequence[str]) -> tuple[OwnFeatures, ...]:

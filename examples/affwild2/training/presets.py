@@ -7,6 +7,7 @@ fully connected layer wants 6×4 maps, so all presets take VGGish's (``extract -
 other one).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -242,6 +243,17 @@ class Changes:
     reload_best: bool | None = None
 
     def apply(self, preset: Preset) -> Preset:
-        """The preset with what was changed."""
+        """The preset with what was changed.
+
+        Raises:
+            ValueError: A number makes no training.
+        """
         changed = {name: value for name, value in vars(self).items() if value is not None}
+        for name, least in (("epochs", 1), ("batch", 1), ("releases", 0)):
+            if changed.get(name, least) < least:
+                raise ValueError(f"--{name} must be {least} or more, found {changed[name]}")
+        if not 0 < changed.get("learning_rate", 1.0) < math.inf:
+            raise ValueError(
+                f"--learning-rate must be a number above 0, found {changed['learning_rate']}"
+            )
         return replace(preset, **changed)

@@ -53,7 +53,7 @@ class Run:
         """The method, with the modalities that this run sees.
 
         Raises:
-            ValueError: There is no such method, or no such modality.
+            ValueError: There is no such method or modality, or too few of them to fuse.
         """
         own = tuple(stream.name for stream in self.own)
         method = find_method(self.method, own)
@@ -63,6 +63,13 @@ class Run:
         for name in self.modalities:
             if name not in known:
                 raise ValueError(f"modality {name!r}: there are {', '.join(known)}")
+            if self.modalities.count(name) > 1:
+                raise ValueError(f"modality {name!r}: is given twice")
+        if len(self.modalities) == 1:
+            raise ValueError(
+                f"method {self.method!r} fuses modalities, and {self.modalities[0]} is only one; "
+                f"--method {self.modalities[0]} trains on it alone"
+            )
         return replace(method, modalities=self.modalities or known)
 
     def described(self) -> dict[str, Any]:
@@ -187,7 +194,6 @@ def write_checkpoint(out: Path, state: Mapping[str, Any], log: list[dict[str, fl
         try:
             torch.save(dict(state), partial)
         except RuntimeError as error:  # of torch's writer, without the file's name
-            partial.unlink(missing_ok=True)
             raise OSError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
         if path.exists():
             path.replace(out / BEFORE)

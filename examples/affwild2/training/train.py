@@ -172,7 +172,7 @@ class _Session:
             hop=self.preset.hop,
             target=self.run.target,
             batch=self.preset.batch,
-            title=f"epoch {self.progress.epoch + 1}, trials to validate" if self.shown else None,
+            title=f"epoch {self.progress.epoch + 1}, batches to validate" if self.shown else None,
         )
         if world > 1:
             made = dict(gather_object(list(made.items())))

@@ -62,6 +62,7 @@ class Trials:
         encoded: Features of each trial, (T, d), where backbones have been run before; own features
             stay on disk.
         own: The user's own features, by the name of their modality.
+        partners: Trials that all modalities but the first come from (``shuffle_partners``).
     """
 
     features: Sequence[Features]
@@ -70,6 +71,7 @@ class Trials:
     scale: tuple[float, float] = (0.0, 1.0)
     encoded: Sequence[Mapping[str, Tensor | OwnRows]] | None = None
     own: Mapping[str, OwnFeatures] = field(default_factory=dict)
+    partners: Sequence[Features] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -83,7 +85,9 @@ class Trials:
         where = {trial.name: i for i, trial in enumerate(self.features)}
         kept = [where[name] for name in names]
         encoded = None if self.encoded is None else [self.encoded[i] for i in kept]
-        return replace(self, features=[self.features[i] for i in kept], encoded=encoded)
+        partners = None if self.partners is None else [self.partners[i] for i in kept]
+        features = [self.features[i] for i in kept]
+        return replace(self, features=features, encoded=encoded, partners=partners)
 
     def see(self, modalities: tuple[str, ...]) -> "Trials":
         """Delivers only these modalities."""
@@ -125,7 +129,13 @@ class Trials:
 
     def present(self, trial: int, modality: str, start: int, stop: int) -> Tensor:
         """Whether a trial has anything of a modality, frame by frame from start to stop, (L,)."""
-        source = self.features[trial]
+        if self.partners is not None and modality != self.modalities[0]:
+            partner = self.partners[trial]
+            whole = self._present(partner, modality, 0, len(partner))
+            return whole[torch.arange(start, stop) % len(partner)]
+        return self._present(self.features[trial], modality, start, stop)
+
+    def _present(self, source: Features, modality: str, start: int, stop: int) -> Tensor:
         if modality in self.own:
             return self.own[modality].present(source, start, stop)
         present = torch.full((stop - start,), MODALITIES[modality].is_present(source))
@@ -189,24 +199,22 @@ def encode(trials: Trials, backbones: Mapping[str, nn.Module]) -> Trials:
 
 
 def shuffle_partners(trials: Trials) -> Trials:
-    """Gives every trial's face the voice and the words of the next trial (repeated or cut to fit).
+    """Gives every trial's first modality the others of the next trial (repeated or cut to fit).
 
     Raises:
         ValueError: The trials have not been encoded.
     """
     if trials.encoded is None:
         raise ValueError("shuffling partners needs a preset with cache=True")
-    mixed = []
-    for i, own in enumerate(trials.encoded):
-        other = trials.encoded[(i + 1) % len(trials.encoded)]
-        length = trials.lengths[i]
+    first, count = trials.modalities[0], len(trials.features)
+    mixed: list[dict[str, Tensor | OwnRows]] = []
+    for i, length in enumerate(trials.lengths):
+        own, other = trials.encoded[i], trials.encoded[(i + 1) % count]
         mixed.append(
-            {
-                name: x if name == "face" else other[name][torch.arange(length) % len(other[name])]
-                for name, x in own.items()
-            }
+            {name: own[name] if name == first else _repeat(x, length) for name, x in other.items()}
         )
-    return replace(trials, encoded=mixed)
+    partners = [trials.features[(i + 1) % count] for i in range(count)]
+    return replace(trials, encoded=mixed, partners=partners)
 
 
 def word_scale(features: Sequence[Features]) -> tuple[float, float]:
@@ -225,6 +233,13 @@ def word_scale(features: Sequence[Features]) -> tuple[float, float]:
         squares += float(frames @ np.square(words, dtype=np.float64).sum(1))
     mean = total / max(count, 1)
     return mean, max(squares / max(count, 1) - mean**2, 1e-12) ** 0.5
+
+
+def _repeat(rows: Tensor | OwnRows, length: int) -> Tensor | OwnRows:
+    """Cuts or repeats rows to another length."""
+    if isinstance(rows, OwnRows):
+        return rows.repeat(length)
+    return rows[torch.arange(length) % len(rows)]
 
 
 def _padded(x: Tensor, size: int) -> Tensor:
