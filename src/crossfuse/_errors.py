@@ -173,7 +173,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             f"{name!r} has {x.ndim} axes, not 3",
             got=shapes({name: x}),
             expected=expected,
-            hint="for one sample add the batch axis with x[None]; flatten what is more",
+            hint="x[None] adds a batch axis, x[..., None] one for a single feature; flatten others",
         )
     if x.shape[2] != dim:
         raise error(
