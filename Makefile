@@ -27,8 +27,8 @@ demo: .venv/examples.done ## Run the smartwatch example, then Aff-Wild2 on synth
 	@echo "==> demo 2 of 2: the Aff-Wild2 set-up on generated data, a few minutes (examples/affwild2)"
 	$(BIN)/python -m examples.affwild2 demo --size small --out runs/affwild2
 
-affwild2: .venv/examples.done ## The long Aff-Wild2 table: every method on four kinds of data
-	$(BIN)/python -m examples.affwild2 demo --all --size small --out runs/affwild2-all
+affwild2: .venv/examples.done ## The long Aff-Wild2 table: every method on four kinds of data, four data seeds
+	$(BIN)/python -m examples.affwild2 demo --all --data-seeds 0 1 2 3 --out runs/affwild2-all
 
 test: .venv/dev.done ## Lint, types and all tests
 	@echo "==> lint"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from io import StringIO
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from examples.affwild2.commands.table import show
+from examples.affwild2.commands import demo
+from examples.affwild2.commands.table import _rows, show
 from examples.affwild2.dataset.progress import follow
 from examples.affwild2.results.plots import _gaps, plot_bars, plot_correlations, plot_curves
 from examples.affwild2.results.report import write_report
@@ -26,10 +28,12 @@ from examples.affwild2.results.table import (
     Table,
     make_table,
     overview,
+    pool_tables,
     read_table,
     write_table,
 )
-from examples.affwild2.training.presets import AUTHORS, DEMO
+from examples.affwild2.training.modalities import NAMES
+from examples.affwild2.training.presets import AUTHORS, DEMO, PAPER
 from examples.affwild2.training.runs import Run, build
 from examples.affwild2.training.trials import encode
 from examples.tables import markdown
@@ -49,9 +53,9 @@ def test_the_overview_has_a_column_per_kind_of_data() -> None:
     )
     limits = {"valence": {"achievable": {"V+A+T": 0.83}}}
     header, body = overview(Table(rows, {"y": limits}, {}))
-    assert header == ["validation CCC", "valence, x", "valence, y"]
+    assert header == ["validation CCC", "valence, x (2 runs)", "valence, y (1 run)"]
     assert body == [
-        ["face & co", "0.400 ± 0.010", ""],
+        ["face & co", "0.400", ""],
         ["rcma & co", "", "0.300"],
         ["*ceiling of all three*", "", "0.83"],
     ]
@@ -125,6 +129,130 @@ def test_only_rcma_has_correlation_maps(tmp_path: Path) -> None:
 
 def _result(method: str, fold: int, ccc: float, **changes: Any) -> Result:  # noqa: ANN401  # fields
     return replace(Result("x", method, "valence", 0, fold, ccc, ccc, 0.3, 9, 1.0), **changes)
+
+
+def test_the_overview_shows_differences_leaders_and_missing_runs() -> None:
+    rows = (
+        _row("concatenation", 0.5, runs=(0.4, 0.5, 0.6), leads=True),
+        _row("jca", 0.4, runs=(0.3, 0.5), gain=-0.05, error=0.02),
+        _row("rcma", 0.3, runs=(0.3,), gain=-0.1),
+    )
+    header, body = overview(Table(rows, {}, {}))
+    assert header == ["validation CCC", "valence, x (3 runs)"]
+    assert [line[1] for line in body] == [
+        "**0.500**",
+        "0.400 (-0.050 ± 0.020), 2 runs",
+        "0.300 (-0.100), 1 run",
+        "",
+    ]
+
+
+@given(
+    values=st.dictionaries(
+        st.tuples(st.sampled_from(["concatenation", "jca", "rcma"]), st.integers(0, 2)),
+        st.lists(st.integers(0, 64).map(lambda n: n / 64), min_size=1, max_size=3),
+        min_size=1,
+    )
+)
+def test_differences_are_paired_and_each_data_seed_counts_once(
+    values: dict[tuple[str, int], list[float]],
+) -> None:
+    """Against plain loops over data seeds and seeds of the networks."""
+    results = [
+        _result(method, 0, ccc, sample=sample, seed=seed)
+        for (method, sample), cccs in values.items()
+        for seed, ccc in enumerate(cccs)
+    ]
+    table = make_table(results, {}, DEMO)
+    most = max(len(row.runs) for row in table.rows)
+    top = max(row.mean for row in table.rows if len(row.runs) == most)
+    for row in table.rows:
+        means, pairs = [], []
+        for sample in range(3):
+            mine = values.get((row.method, sample), [])
+            base = values.get(("concatenation", sample), [])
+            found = [a - b for a, b in zip(mine, base, strict=False)]
+            pairs += found
+            means += [sum(found) / len(found)] if found else []
+        units = pairs if len(means) == 1 else means
+        if row.method == "concatenation" or not units:
+            assert row.gain is row.error is None
+        else:
+            assert row.gain == pytest.approx(np.mean(units))
+            if len(units) == 1:
+                assert row.error is None
+            else:
+                error = np.std(units, ddof=1) / len(units) ** 0.5
+                assert row.error == pytest.approx(error)
+    assert any(row.leads and row.mean == top for row in table.rows)
+
+
+def test_a_method_ties_with_the_best_within_two_standard_errors() -> None:
+    """One draw of the best, and three others: ahead on some data, always behind, and one run."""
+    runs = {
+        "rcma": (0.6, 0.5, 0.7, 0.4),
+        "jca": (0.5, 0.6, 0.6, 0.4),  # behind by 0.025, with a standard error of 0.048
+        "concatenation": (0.5, 0.4, 0.6, 0.3),  # by 0.1 everywhere
+        "face": (0.9,),
+    }
+    results = [
+        _result(method, 0, ccc, sample=sample)
+        for method, cccs in runs.items()
+        for sample, ccc in enumerate(cccs)
+    ]
+    table = make_table(results, {}, DEMO)
+    assert {row.method for row in table.rows if row.leads} == {"rcma", "jca"}
+
+
+def test_tables_of_several_data_seeds_are_pooled(tmp_path: Path) -> None:
+    paths = {}
+    for sample, ccc in ((3, 0.25), (5, 0.75)):
+        results = [_result("rcma", 0, ccc), _result("concatenation", 0, 0.5)]
+        paths[sample] = tmp_path / f"{sample}.json"
+        write_table(paths[sample], make_table(results, {}, DEMO), results)
+    table = pool_tables(paths, tmp_path / "all.json", DEMO)
+    assert read_table(tmp_path / "all.json").rows == table.rows
+    found = {row.method: row for row in table.rows}
+    assert found["rcma"].runs == (0.25, 0.75)
+    assert found["rcma"].gain == 0
+    assert found["rcma"].error == pytest.approx(0.25)
+    held = json.loads((tmp_path / "all.json").read_text())["runs"]
+    assert [run["sample"] for run in held] == [3, 3, 5, 5]
+    with pytest.raises(ValueError, match="no such table"):
+        pool_tables({1: tmp_path / "none.json"}, tmp_path / "all.json", DEMO)
+
+
+def test_the_demo_runs_once_per_data_seed_and_shares_the_backbones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run(out: Path, *, seed: int, backbones: Path | None = None, **_: object) -> Table:
+        asked.append((out, seed, backbones))
+        results = [_result("rcma", 0, seed / 8), _result("concatenation", 0, 0.5)]
+        table = make_table(results, {}, DEMO)
+        write_table(out / "table.json", table, results)
+        return table
+
+    monkeypatch.setattr(demo, "run_demo", run)
+    single = demo.run_demos(tmp_path, (3,))
+    assert asked == [(tmp_path, 3, None)]
+    assert {len(row.runs) for row in single.rows} == {1}
+    asked.clear()
+    table = demo.run_demos(tmp_path, (3, 5))
+    shared = tmp_path / "backbones.pt"
+    assert asked == [(tmp_path / f"data-seed{seed}", seed, shared) for seed in (3, 5)]
+    assert {row.method: row.runs for row in table.rows}["rcma"] == (3 / 8, 5 / 8)
+    assert read_table(tmp_path / "table.json").rows == table.rows
+    assert "3, 5" in (tmp_path / "report.html").read_text()
+
+
+def test_released_has_a_separate_row_unless_rcma_is_released_already() -> None:
+    for preset in (PAPER, AUTHORS, DEMO):
+        rows = _rows(preset, NAMES)
+        assert len(set(rows)) == len(rows)
+        assert set(NAMES) | {"rcma", "rcma-stable-all"} <= set(rows)
+        assert ("rcma-released" in rows) == (preset is not AUTHORS)
 
 
 def test_the_official_split_is_not_mixed_with_other_folds() -> None:

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Lines
 
-from examples.affwild2.commands.demo import run_demo
+from examples.affwild2.commands.demo import run_demos
 from examples.affwild2.dataset.files import hold
 from examples.affwild2.results.sweep import Plan, describe, run_table
 from examples.affwild2.results.table import Result, Table, overview
 from examples.affwild2.synthetic.generate import Size
 from examples.affwild2.synthetic.pretrain import save_backbones, train_backbones
-from examples.affwild2.training.methods import AVERAGE, METHODS, SHUFFLED
+from examples.affwild2.training.methods import AVERAGE, METHODS, RELEASED, SHUFFLED
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.own import read_own
 from examples.affwild2.training.presets import PRESETS, Changes, Preset
@@ -114,7 +114,7 @@ class Demo:
         out: Where everything goes; a run that was stopped goes on.
         size: tiny looks at the machinery only; small takes minutes and is worth reading.
         all: Train every method on every kind of data, which takes long.
-        seed: Of the data.
+        data_seeds: One set of data each; the runs on several are pooled in one table.
         processes: Of one thread each.
         readme: A README whose table is to be brought up to date.
     """
@@ -122,17 +122,17 @@ class Demo:
     out: Path = Path("runs/affwild2")
     size: Size = "small"
     all: bool = False
-    seed: int = 0
+    data_seeds: tuple[int, ...] = (0,)
     processes: int = 2
     readme: Path | None = None
 
     def run(self, console: Console) -> None:
         with hold(self.out / LOCK, "demo"):
-            table = run_demo(
+            table = run_demos(
                 self.out,
+                self.data_seeds,
                 size=self.size,
                 everything=self.all,
-                seed=self.seed,
                 processes=self.processes,
                 report=lambda result: show_result(console, result),
             )
@@ -146,7 +146,8 @@ class Demo:
 def _rows(preset: Preset, seen: tuple[str, ...]) -> tuple[str, ...]:
     """The methods that can be compared: each modality alone, the fusions, the controls."""
     controls = (AVERAGE, SHUFFLED) if preset.cache else (AVERAGE,)
-    return (*seen, *(name for name in METHODS if name not in NAMES), *controls)
+    twice = (RELEASED,) if preset.form == "released" else ()  # there, rcma is the same
+    return (*seen, *(name for name in METHODS if name not in (*NAMES, *twice)), *controls)
 
 
 def show_result(console: Console, result: Result) -> None:

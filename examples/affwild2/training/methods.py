@@ -97,17 +97,19 @@ def _jca(*, stable: bool) -> FusionFactory:
 
 
 def _rcma(
-    *, stable: bool = False, joint: Literal["all", "others"] | None = None, any_length: bool = False
+    form: Literal["stable", "released"] | None = None,
+    *,
+    joint: Literal["all", "others"] | None = None,
+    any_length: bool = False,
 ) -> FusionFactory:
     def make(dims: Dims, preset: Preset) -> nn.Module:
-        released = preset.form == "released" and not stable and not any_length
         return RecursiveCrossModalAttention(
             dims,
             None if any_length else preset.window,
             preset.recursions,
             joint=preset.joint if joint is None else joint,
             dropout=preset.attention_dropout,
-            form="stable" if stable else "released" if released else "paper",
+            form=preset.form if form is None else form,
         )
 
     return make
@@ -124,20 +126,22 @@ METHODS: dict[str, Method] = {
     "jca-stable": Method('JCA, form="stable"', _jca(stable=True)),
     "rcma": Method("RCMA as published, joint of the others", _rcma()),
     "rcma-all": Method("RCMA as published, joint of all", _rcma(joint="all")),
+    "rcma-released": Method("RCMA as released, joint of the others", _rcma("released")),
     "rcma-stable": Method(
-        'RCMA, form="stable", joint="others"', _rcma(stable=True, joint="others", any_length=True)
+        'RCMA, form="stable", joint="others"', _rcma("stable", joint="others", any_length=True)
     ),
     "rcma-stable-all": Method(
-        'RCMA, form="stable", joint="all"', _rcma(stable=True, joint="all", any_length=True)
+        'RCMA, form="stable", joint="all"', _rcma("stable", joint="all", any_length=True)
     ),
     "rcma-stable-T": Method(
-        'RCMA, form="stable", joint="others", length=300', _rcma(stable=True, joint="others")
+        'RCMA, form="stable", joint="others", length=300', _rcma("stable", joint="others")
     ),
 }
 AVERAGE = "average"
 # What the library recommends where the relation between streams differs from person to person.
 RECOMMENDED = "rcma-stable-all"
 SHUFFLED = f"{RECOMMENDED}-shuffled"
+RELEASED = "rcma-released"  # what rcma is with the authors' preset
 TITLES = {name: method.title for name, method in METHODS.items()} | {
     AVERAGE: "mean of the single predictions",
     SHUFFLED: 'RCMA, form="stable", joint="all"; all modalities but the first of another trial',
