@@ -208,7 +208,7 @@ def draw_layers(rows: list[Row]) -> Figure:
     ]
     cases = list(dict.fromkeys(row["case"] for row in chosen))
     bars = [(c, row) for c in cases for row in chosen if row["case"] == c]
-    figure = Figure(figsize=(7.5, 1.2 + 0.22 * len(bars)), layout="constrained")
+    figure = Figure(figsize=(5, 1.2 + 0.22 * len(bars)), layout="constrained")  # fits a phone
     axes = figure.subplots()
     names, values, colours = [], [], []
     for case, row in bars:
@@ -220,31 +220,31 @@ def draw_layers(rows: list[Row]) -> Figure:
     axes.barh(range(len(bars)), values, color=colours)
     axes.axvline(1.0, color="C0", linewidth=0.8)
     axes.set(yticks=range(len(bars)), xscale="log", ylim=(len(bars) - 0.4, -0.6))
-    axes.set_yticklabels(names, fontsize=7)
-    axes.set_xlabel("time of forward and backward, ours = 1 (light: another function)")
+    axes.set_yticklabels(names, fontsize=8)
+    figure.supxlabel("time of forward and backward, ours = 1", fontsize=9)
     return figure
 
 
 def draw_growth(curves: list[dict[str, Any]]) -> Figure:
-    """Time above, memory below, one column per size."""
+    """Time on the left, memory on the right, one row per size."""
     against = list(dict.fromkeys(curve["against"] for curve in curves))
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
-    grid = figure.subplots(2, len(against), sharex="col", squeeze=False)
-    for column, size in enumerate(against):
+    figure = Figure(figsize=(5, 2.2 * len(against)), layout="constrained")  # fits a phone
+    grid = figure.subplots(len(against), 2, squeeze=False)
+    for (time, memory), size in zip(grid, against, strict=True):
         for curve in (c for c in curves if c["against"] == size):
             x = curve["sizes"]
-            grid[0][column].loglog(x, [1e3 * t for t in curve["median_s"]], "o-", markersize=3)
-            memory = [b / 2**20 for b in curve["peak_bytes"]]
-            grid[1][column].loglog(x, memory, "o-", markersize=3, label=curve["name"])
+            time.loglog(x, [1e3 * t for t in curve["median_s"]], "o-", markersize=3)
+            peak = [b / 2**20 for b in curve["peak_bytes"]]
+            memory.loglog(x, peak, "o-", markersize=3, label=curve["name"])
         sizes = sorted({n for c in curves if c["against"] == size for n in c["sizes"]})
-        for axes in (grid[0][column], grid[1][column]):
+        for axes in (time, memory):
             axes.minorticks_off()
             axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=7, rotation=45)
-        axes.set_xlabel(size)
-        grid[1][column].legend(fontsize=7, frameon=False)
-    grid[0][0].set_ylabel("ms, forward + backward")
-    grid[1][0].set_ylabel("peak MiB")
+            axes.set_xticks(sizes, [str(n) for n in sizes], fontsize=8, rotation=45)
+            axes.set_xlabel(size)
+        memory.legend(fontsize=8, frameon=False)
+    grid[0][0].set_title("ms, forward + backward", fontsize=10)
+    grid[0][1].set_title("peak MiB", fontsize=10)
     return figure
 
 

@@ -116,7 +116,7 @@ def _draw_gains(figure: Figure, file: Path) -> None:
         _interval(axes, row, 100 * gains[title].mean, 100 * (gains[title].error or 0), sign="+")
     axes.axvline(0, color="C7", linewidth=1)
     axes.set(yticks=range(len(ranked)), yticklabels=ranked)
-    axes.set_xlabel("balanced accuracy less that of concatenation, points")
+    figure.supxlabel("balanced accuracy less that of concatenation, points", fontsize=10)
     axes.invert_yaxis()
 
 
@@ -136,13 +136,13 @@ FUSIONS = {
     "jca": "JCA",
     "rcma-paper": "RCMA, paper's form",
     "rcma": "RCMA",
-    "transformer-unaligned": "CrossModalTransformer, own lengths",
+    "transformer-unaligned": "CrossModalTransformer,\nown lengths",
     "rcma-unaligned": "RCMA, own lengths",
 }
 RELATED = {
     "same": "same\nevery-\nwhere",
     "sign": "sign\nper\nwindow",
-    "negated": "sign flips,\nwith a\ncue",
+    "negated": "sign\nflips,\nwith cue",
     "missing": "strong\nstream\nmissing",
     "lengths": "sign,\nown\nlengths",
     "slow": "sign,\nslow\nstreams",
@@ -176,7 +176,7 @@ def draw_which(figure: Figure) -> None:
     axes.set(yticks=range(len(fusions)), yticklabels=[FUSIONS[name] for name in fusions])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.tick_params(axis="x", labelsize=9)
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
 
