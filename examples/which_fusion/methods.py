@@ -18,6 +18,7 @@ from crossfuse import (
     RecursiveCrossModalAttention,
     TemporalConvNet,
 )
+from examples.common.candidates import CANDIDATES, Candidate, Options
 from examples.common.fusions import Concatenation, EncoderLayer, LowRankFusion, ModalityTokens
 from examples.which_fusion.streams import CHANNELS, NAMES, Relation, Windows
 
@@ -106,12 +107,19 @@ class Method:
         unaligned: Whether it takes streams of different lengths as they are; the others get them
             resampled to the longest.
         main: Whether it is run on narrow relations too.
+        candidate: Whether it is a candidate for the stable form of RCMA: run only if it is named,
+            and only if the relation varies. It takes no masks.
     """
 
     title: str
     make: Callable[[Relation], nn.Module]
     unaligned: bool = False
     main: bool = False
+    candidate: bool = False
+
+
+def _candidate(options: Options) -> Callable[[Relation], nn.Module]:
+    return lambda _: Layer(Candidate(DIMS, options))
 
 
 def _transformer(relation: Relation) -> nn.Module:
@@ -157,6 +165,26 @@ METHODS: dict[str, Method] = {
         "RCMA, unaligned",
         lambda relation: Layer(RecursiveCrossModalAttention(DIMS, relation.lengths)),
         unaligned=True,
+    ),
+}
+
+COMPARED = tuple(METHODS)
+METHODS |= {
+    name: Method(f"candidate: {title}", _candidate(options), candidate=True)
+    for name, (title, options) in CANDIDATES.items()
+}
+METHODS |= {
+    "identity-start": Method(
+        "candidate: T from the identity",
+        lambda relation: Layer(RecursiveCrossModalAttention(DIMS, relation.steps)),
+        candidate=True,
+    ),
+    "random-start": Method(
+        "candidate: T from a random start",
+        lambda relation: Layer(
+            RecursiveCrossModalAttention(DIMS, relation.steps, temporal_init="xavier")
+        ),
+        candidate=True,
     ),
 }
 
@@ -206,4 +234,6 @@ class Net(nn.Module):
 def applicable(method: Method, relation: Relation) -> bool:
     """Whether a method is run on a relation: unaligned layers need different lengths."""
     different = len(set(relation.lengths.values())) > 1
-    return (different or not method.unaligned) and (method.main or not relation.narrow)
+    aligned = different or not method.unaligned
+    wanted = relation.varies or not method.candidate
+    return aligned and wanted and (method.main or not relation.narrow)

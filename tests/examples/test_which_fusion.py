@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from examples.which_fusion.__main__ import Options, jobs, main
-from examples.which_fusion.methods import METHODS, TITLES, Net, applicable
+from examples.which_fusion.methods import COMPARED, METHODS, TITLES, Net, applicable
 from examples.which_fusion.report import cells, tables
 from examples.which_fusion.results import read, work
 from examples.which_fusion.streams import MEMORY, NAMES, RELATIONS, guesses, normal, smoothed
@@ -149,6 +149,14 @@ def test_unaligned_layers_are_run_on_different_lengths_only() -> None:
     assert run == {"lengths"}
     narrow = {m for m in METHODS if applicable(METHODS[m], RELATIONS["sign-3000"])}
     assert narrow == {m for m in METHODS if METHODS[m].main}
+
+
+def test_candidates_are_run_if_named_and_where_the_relation_varies() -> None:
+    candidates = {name for name in METHODS if METHODS[name].candidate}
+    assert candidates == set(METHODS) - set(COMPARED)
+    assert {job.method for job in jobs(Options())} & candidates == set()
+    named = jobs(Options(methods=("chosen", "random-start")))
+    assert {job.relation for job in named} == {"sign", "lengths", "slow"}
 
 
 def test_the_average_leaves_out_what_is_missing() -> None:
