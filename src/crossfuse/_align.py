@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from crossfuse._clock import Mode, Resampled, read_streams, restored
-from crossfuse._errors import check_positive, error
+from crossfuse._errors import check_dense, check_device, check_positive, error, is_real
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Masks, Modalities, T
 
@@ -94,8 +94,8 @@ def align(
     within = check_positive("align", "within", within)
     outputs = {}
     for name, x in given.features.items():
-        stamps = _read_times(f"times[{name!r}]", given.parameters[name], x.shape[0], x.shape[1])
-        instants = _read_times("clock", clock, x.shape[0], None)
+        stamps = _read_times(f"times[{name!r}]", given.parameters[name], x, x.shape[1])
+        instants = _read_times("clock", clock, x, None)
         valid = given.masks[name] & stamps.isfinite()
         # Valid steps in the order of time, all others after them at the end of time.
         stamps, order = stamps.masked_fill(~valid, torch.inf).sort(dim=1, stable=True)
@@ -140,10 +140,14 @@ def _steps_at(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
 
 
-def _read_times(name: str, times: object, batch: int, steps: int | None) -> Tensor:
-    """Reads times (L,) or (B, L) as (B, L), in double precision."""
+def _read_times(name: str, times: object, x: Tensor, steps: int | None) -> Tensor:
+    """Reads times (L,) or (B, L) for a stream (B, L, d) as (B, L), in double precision."""
+    batch = x.shape[0]
     expected = f"(T,) or ({batch}, T)" if steps is None else f"({steps},) or ({batch}, {steps})"
-    if not isinstance(times, Tensor) or times.dtype == torch.bool or times.is_complex():
+    if isinstance(times, Tensor):
+        check_dense("align", name, times)
+        check_device("align", name, times, "its stream", x)
+    if not isinstance(times, Tensor) or not is_real(times.dtype) or times.dtype == torch.bool:
         raise error(
             TypeError,
             "align",

@@ -54,8 +54,7 @@ def read_streams(
     given = structure.ordered("modalities", modalities)
     present = {name: x for name, x in given.items() if x is not None}
     for name, x in present.items():
-        # A stream has as many features as it has: only the layout is checked.
-        check_layout(function, name, x, x.shape[-1] if isinstance(x, Tensor) and x.ndim else 1)
+        check_layout(function, name, x, None)
         first_name, first = next(iter(present.items()))
         check_together(function, name, x, first_name, first, aligned=False)
     masks = dict(zip(given, structure.masks(mask, given), strict=True))

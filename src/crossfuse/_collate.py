@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from crossfuse._errors import error
+from crossfuse._errors import check_dense, check_device, check_flag, check_memory, check_size, error
 from crossfuse._modalities import Dims, Structure
 
 Named: TypeAlias = Mapping[str, Tensor | None]
@@ -70,6 +70,7 @@ def collate(
         >>> streams["voice"].shape, mask["voice"].sum(dim=1), label
         (torch.Size([2, 50, 3]), tensor([50,  0]), tensor([0, 1]))
     """
+    check_flag("collate", "aligned", aligned)
     given: object = samples
     if not isinstance(given, Sequence) or not given:
         raise error(
@@ -93,7 +94,7 @@ def collate(
     rows = [sample[0] for sample in samples] if labelled else samples
     structure = _structure(rows, dims)
     columns = _columns(structure, rows)
-    widths = dict.fromkeys(columns) if dims is None else structure.ordered("dims", dims)
+    widths = dict.fromkeys(columns) if dims is None else _widths(structure, dims)
     _check_features(columns, widths)
     lengths = _lengths(columns, aligned)
     streams, masks = zip(
@@ -119,6 +120,12 @@ def _structure(rows: Sequence[Any], dims: Dims | None) -> Structure:
         names = dict.fromkeys(name for row in rows for name in row.keys())  # noqa: SIM118 - TensorDict
         return Structure("collate", "samples", names)
     return Structure("collate", "samples", rows[0])
+
+
+def _widths(structure: Structure, dims: Dims) -> dict[str, int]:
+    """Reads the features of each stream."""
+    given = structure.ordered("dims", dims)
+    return {name: check_size("collate", f"dims[{name!r}]", dim) for name, dim in given.items()}
 
 
 def _columns(structure: Structure, rows: Sequence[Any]) -> dict[str, list[Any]]:
@@ -154,6 +161,8 @@ def _check_features(columns: _Columns, widths: Mapping[str, int | None]) -> None
                     hint="convert arrays with torch.as_tensor; a label goes into a tuple, "
                     "(streams, label)",
                 )
+            check_dense("collate", f"{name} of sample {k}", x)
+            check_device("collate", f"{name} of sample {k}", x, "the first sample", first)
             width = widths[name]
             features = tuple(first.shape[1:]) if width is None else (width,)
             if x.shape[1:] != features or x.dtype != first.dtype:
@@ -202,6 +211,8 @@ def _pad(
         like, features = present[0] if present else torch.empty(0), torch.Size([width])
     else:
         return None, None
+    count = len(column) * length * features.numel()
+    check_memory("collate", f"{name!r}", count, like.itemsize, like.device)
     padded = like.new_zeros(len(column), length, *features)
     mask = torch.zeros(len(column), length, dtype=torch.bool, device=like.device)
     for k, x in enumerate(column):
@@ -233,4 +244,19 @@ def _labels(labels: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
                 expected="one shape for all samples",
                 hint="a label for each step is a stream: put it among the streams",
             )
-    return tuple(default_collate(list(values)) for values in zip(*labels, strict=True))
+    return tuple(_collated(k, values) for k, values in enumerate(zip(*labels, strict=True)))
+
+
+def _collated(k: int, labels: Sequence[Any]) -> Any:  # noqa: ANN401 - the caller's labels
+    """Collates one label of all samples."""
+    try:
+        return default_collate(list(labels))
+    except (TypeError, RuntimeError, KeyError) as reason:
+        raise error(
+            TypeError,
+            "collate",
+            f"label {k} cannot be collated",
+            got=", ".join(dict.fromkeys(type(label).__name__ for label in labels)),
+            expected="tensors, arrays, numbers or strings, of one kind and shape in all samples",
+            hint="convert it in the data set; a label for each step goes among the streams",
+        ) from reason

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from crossfuse._errors import error
+from crossfuse._errors import error, quoted
 from crossfuse._masks import is_present
 
 # Parameters of a forward that take a mask of steps, and what True means in them. An attention mask
@@ -85,6 +85,23 @@ def stated(taken: str) -> Way:
     return Way("argument", name, known)
 
 
+def check_stated(layer: str, name: str, module: nn.Module, taken: object) -> None:
+    """Refuses a statement that is not "alone" or the name of a parameter of the module."""
+    names = frozenset[str]().union(*(_parameters(inner.forward) for inner in unwrapped(module)))
+    if isinstance(taken, str) and (
+        taken == "alone" or "**" in names or taken.removeprefix("~") in names
+    ):
+        return
+    raise error(
+        ValueError,
+        layer,
+        f"takes[{name!r}] is not a parameter of the module",
+        got=f"{taken!r}",
+        expected=f"'alone', or one of {quoted(sorted(names))}",
+        hint="'~' before the name says that True means padding",
+    )
+
+
 def unwrapped(module: nn.Module) -> list[nn.Module]:
     """Lists a module, what it wraps, what that wraps, and so on; wrappers take any keyword."""
     seen = [module]
@@ -137,6 +154,26 @@ def check_batch_first(layer: str, name: str, module: nn.Module) -> None:
                 expected="batch_first=True",
                 hint="modalities are (batch, steps, ...)",
             )
+
+
+def check_following(layer: str, name: str, following: object, valid: Tensor) -> None:
+    """Refuses what a module returned as the mask of its output, if it is none."""
+    if (
+        not isinstance(following, Tensor)
+        or following.dtype != torch.bool
+        or following.ndim != 2
+        or following.shape[0] != valid.shape[0]
+    ):
+        raise error(
+            TypeError,
+            layer,
+            f"mask_for of the module of {name!r} does not return a mask",
+            got=f"{tuple(following.shape)} of {following.dtype}"
+            if isinstance(following, Tensor)
+            else type(following).__name__,
+            expected=f"bool ({valid.shape[0]}, steps), True = valid",
+            hint="it takes the mask (batch, steps) of its input and returns that of its output",
+        )
 
 
 def check_recurrent(layer: str, name: str, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ One grammar: layer, input and axis; then what was found, what was expected and h
 import keyword
 import math
 import operator
+import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import SupportsFloat, SupportsIndex, TypeVar, cast
 
@@ -15,7 +16,18 @@ from torch import Tensor, nn
 E = TypeVar("E", ValueError, TypeError)
 
 _LARGEST = 2**31 - 1  # of a size: more than any axis here, and small enough for torch's counters
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (
+    torch.bool,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def error(
@@ -40,22 +52,22 @@ def quoted(names: Iterable[object]) -> str:
     return ", ".join(repr(str(name)) for name in names) or "nothing"
 
 
-def check_size(layer: str, name: str, value: object) -> int:
+def check_size(layer: str, name: str, value: object, *, most: int = _LARGEST) -> int:
     """Reads a size: an int of at least 1, or what NumPy and others have in its place."""
-    size = _index(value)
-    if size is None or not 1 <= size <= _LARGEST:
+    size = as_int(value)
+    if size is None or not 1 <= size <= most:
         raise error(
             ValueError,
             layer,
             f"{name} must be a positive int",
             got=f"{value!r}",
-            expected="an int of at least 1" if size is None or size < 1 else f"at most {_LARGEST}",
+            expected="an int of at least 1" if size is None or size < 1 else f"at most {most}",
             hint=f"{name} counts elements along an axis, blocks or recursions",
         )
     return size
 
 
-def _index(value: object) -> int | None:
+def as_int(value: object) -> int | None:
     """Returns what can serve as an int and is neither a bool nor a tensor; else None."""
     if isinstance(value, bool | Tensor) or type(value).__name__ in ("bool_", "bool"):
         return None
@@ -63,6 +75,32 @@ def _index(value: object) -> int | None:
         return operator.index(cast(SupportsIndex, value))
     except TypeError:
         return None
+
+
+def check_memory(
+    layer: str, what: str, count: object, itemsize: int, device: torch.device | None = None
+) -> None:
+    """Refuses to allocate more numbers on the CPU than this machine has memory for."""
+    # A symbol in a graph is no int; it stands for inputs, which were allocated already.
+    elsewhere = device is not None and device.type != "cpu"
+    if elsewhere or not isinstance(count, int) or count * itemsize <= _memory():
+        return
+    raise error(
+        ValueError,
+        layer,
+        f"{what} would not fit into memory",
+        got=f"{min(count * itemsize, 10**300) / 2**30:.3g} GiB",
+        expected=f"at most {_memory() / 2**30:.3g} GiB",
+        hint="choose smaller sizes",
+    )
+
+
+def _memory() -> float:
+    """The bytes of memory of this machine, if it says."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def check_probability(layer: str, name: str, value: object) -> float:
@@ -153,9 +191,12 @@ def check_name(layer: str, name: object) -> None:
         )
 
 
-def check_layout(layer: str, name: str, x: object, dim: int) -> None:
-    """Refuses what is not a floating-point tensor (B, L, dim) with at least one step."""
-    expected = f"{name} (batch, steps, {dim})"
+def check_layout(layer: str, name: str, x: object, dim: int | None) -> None:
+    """Refuses what is not a floating-point tensor (B, L, dim) with at least one step.
+
+    With ``dim=None`` it may have any number of features.
+    """
+    expected = f"{name} (batch, steps, {'features' if dim is None else dim})"
     if not isinstance(x, Tensor):
         raise error(
             TypeError,
@@ -175,7 +216,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             expected=expected,
             hint="x[None] adds a batch axis, x[..., None] one for a single feature; flatten others",
         )
-    if x.shape[2] != dim:
+    if dim is not None and x.shape[2] != dim:
         raise error(
             ValueError,
             layer,
@@ -193,7 +234,7 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
             expected=expected,
             hint="give None if the modality is missing",
         )
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         raise error(
             TypeError,
             layer,
@@ -204,16 +245,22 @@ def check_layout(layer: str, name: str, x: object, dim: int) -> None:
         )
 
 
+def is_real(dtype: torch.dtype) -> bool:
+    """Whether a dtype holds real numbers, whole or not (bools among them), for computing."""
+    return dtype in (*DTYPES, *_WHOLE)
+
+
 def check_dense(layer: str, name: str, x: Tensor) -> None:
-    """Refuses nested (jagged) and sparse tensors."""
-    if x.is_nested or x.layout != torch.strided:
+    """Refuses nested (jagged), sparse and quantised tensors."""
+    if x.is_nested or x.is_quantized or x.layout != torch.strided:
         raise error(
             TypeError,
             layer,
             f"{name!r} is not a dense tensor",
-            got="a nested tensor" if x.is_nested else x.layout,
+            got="a nested tensor" if x.is_nested else x.dtype if x.is_quantized else x.layout,
             expected="a tensor with one number of steps for all samples",
-            hint="pad it and give a mask: crossfuse.collate does both; sparse ones .to_dense()",
+            hint="pad it and give a mask: crossfuse.collate does both; sparse ones .to_dense(), "
+            "quantised ones .dequantize()",
         )
 
 
@@ -226,20 +273,12 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: object)
     """
     if not isinstance(other, Tensor) or other.is_meta or other.is_quantized:
         return
-    if other.dtype not in _DTYPES:
+    if other.dtype not in DTYPES:
         return
     shard = not other.numel() or type(other) not in (Tensor, nn.Parameter)  # of FSDP1, of FSDP2
     if shard and other_name == "the parameters":
         return
-    if x.device != other.device:
-        raise error(
-            ValueError,
-            layer,
-            f"{name!r} is on another device than {other_name}",
-            got=x.device,
-            expected=other.device,
-            hint="move the layer and all inputs to one device with .to(device)",
-        )
+    check_device(layer, name, x, other_name, other)
     autocast = torch.is_autocast_enabled(x.device.type)  # which leaves float64 as it is
     if x.dtype != other.dtype and not (autocast and torch.float64 not in (x.dtype, other.dtype)):
         raise error(
@@ -249,6 +288,19 @@ def check_like(layer: str, name: str, x: Tensor, other_name: str, other: object)
             got=x.dtype,
             expected=other.dtype,
             hint="convert one of them with .to(dtype), or run float32 under torch.autocast",
+        )
+
+
+def check_device(layer: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuses a tensor on another device than another."""
+    if x.device != other.device:
+        raise error(
+            ValueError,
+            layer,
+            f"{name!r} is on another device than {other_name}",
+            got=x.device,
+            expected=other.device,
+            hint="move the layer and all inputs to one device with .to(device)",
         )
 
 

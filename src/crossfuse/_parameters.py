@@ -1,32 +1,36 @@
 """Parameters, allocated only if they can be."""
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from crossfuse._errors import error
+from crossfuse._errors import DTYPES, check_memory, error
 
 
-def new_parameter(
-    layer: str, *size: int, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Parameter:
-    """Allocates a parameter, without values.
+def check_parameters(
+    layer: str, count: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+) -> None:
+    """Refuses parameters that could not be allocated or computed with, before any of them is.
+
+    Args:
+        layer: Name of the layer, for the messages.
+        count: The least number of elements that all parameters of the layer have together.
+        device: Their device, as the caller gave it.
+        dtype: Their dtype, as the caller gave it.
 
     Raises:
-        TypeError: If the dtype is not one of floating-point numbers.
-        ValueError: If the device is unknown, or the parameter does not fit into memory.
+        TypeError: If the dtype is not one of those that layers compute with.
+        ValueError: If the device is unknown, or the parameters do not fit into memory.
     """
     dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not getattr(dtype, "is_floating_point", False):
+    if dtype not in DTYPES:
         raise error(
             TypeError,
             layer,
-            "dtype must be a floating-point dtype",
+            "dtype must be a floating-point dtype that can be computed with",
             got=f"{dtype!r}",
-            expected="such as torch.float32",
+            expected="torch.float32, float64, bfloat16 or float16",
             hint="omit it for torch's default dtype",
         )
     try:
@@ -40,16 +44,14 @@ def new_parameter(
             expected="such as 'cpu' or 'cuda'",
             hint="omit it for torch's default device",
         ) from reason
-    if place.type == "cpu" and math.prod(size) * dtype.itemsize > _memory():
-        raise error(
-            ValueError,
-            layer,
-            "a parameter does not fit into memory",
-            got=f"{size}, {math.prod(size) * dtype.itemsize / 2**30:.3g} GiB",
-            expected=f"at most {_memory() / 2**30:.3g} GiB",
-            hint="choose smaller sizes, or device='meta' to allocate nothing",
-        )
-    return nn.Parameter(torch.empty(*size, device=place, dtype=dtype))
+    check_memory(layer, "the parameters", count, dtype.itemsize, place)
+
+
+def new_parameter(
+    *size: int, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """Allocates a parameter, without values."""
+    return nn.Parameter(torch.empty(*size, device=device, dtype=dtype))
 
 
 @torch.no_grad()
@@ -73,11 +75,3 @@ def copy_leading_(
         for into, source in zip(*parts, strict=True):
             reach = tuple(slice(min(sizes)) for sizes in zip(into.shape, source.shape, strict=True))
             into[reach].copy_(source[reach])
-
-
-def _memory() -> float:
-    """The bytes of memory of this machine, if it says."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf

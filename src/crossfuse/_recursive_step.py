@@ -17,6 +17,8 @@ from crossfuse._parameters import new_parameter
 
 _NAME = "RecursiveCrossModalAttention"
 
+MOST_RECURSIONS = 1000  # many more than are of use, and few enough to build
+
 Joint: TypeAlias = Sequence[Tensor]
 """The joint (B, L, D); with a length per modality, the modalities in it, (B, L_j, d_j) each."""
 
@@ -37,6 +39,11 @@ class Sizes(NamedTuple):
     joint_dim: int  # D
     length: int | None  # the longest window; None for no temporal weight
     columns: tuple[int, ...]  # that of the joint, or of each modality in it
+
+
+def size_of(sizes: Sizes) -> int:
+    """Counts the elements of the parameters that a branch has in every form."""
+    return (sizes.length or 0) * sum(sizes.columns) + sizes.dim * (sizes.dim + sizes.joint_dim)
 
 
 class Branch(nn.Module):
@@ -66,10 +73,10 @@ class Branch(nn.Module):
         self.temporal = (
             None
             if length is None
-            else new_parameter(_NAME, length, sum(sizes.columns), device=device, dtype=dtype)
+            else new_parameter(length, sum(sizes.columns), device=device, dtype=dtype)
         )
-        self.feature = new_parameter(_NAME, dim, dim, device=device, dtype=dtype)
-        self.output = new_parameter(_NAME, joint_dim, dim, device=device, dtype=dtype)
+        self.feature = new_parameter(dim, dim, device=device, dtype=dtype)
+        self.output = new_parameter(joint_dim, dim, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -158,7 +165,8 @@ class Step(nn.ModuleDict):
                 whole = functional.concat_features(inner) if whole is None else whole
                 joint = [whole]
             else:
-                joint = [functional.concat_features([inner[m] for m in members])]
+                joined = [inner[m] for m in members]
+                joint = joined if len(joined) == 1 else [functional.concat_features(joined)]
             yield branch, x, own, joint, valid
 
 

@@ -45,7 +45,7 @@ class ReleasedBranch(nn.Module):
         dim, joint_dim = sizes.dim, sizes.joint_dim
 
         def new(*size: int) -> nn.Parameter:
-            return new_parameter(_NAME, *size, device=device, dtype=dtype)
+            return new_parameter(*size, device=device, dtype=dtype)
 
         self.temporal, self.temporal_bias = new(length, length), new(length)
         self.feature, self.feature_bias = new(dim, dim), new(dim)

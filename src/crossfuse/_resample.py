@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from crossfuse._clock import Mode, Resampled, Streams, read_streams, restored
-from crossfuse._errors import check_positive, check_size, error
+from crossfuse._errors import check_memory, check_positive, check_size, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Masks, Modalities, T
 
@@ -97,6 +97,8 @@ def resample(
     rate = check_positive("resample", "rate", rate)
     ratios = {name: _ratio(name, given.parameters[name], rate) for name in given.features}
     count = _steps(given, ratios) if steps is None else check_size("resample", "steps", steps)
+    for name, x in given.features.items():
+        _check_memory(name, x, mode, ratios[name], count)
     outputs = {
         name: _onto_clock(x, given.masks[name], *_weights(mode, ratios[name], count, x.device))
         for name, x in given.features.items()
@@ -107,7 +109,7 @@ def resample(
 def _ratio(name: str, stream: object, clock: float) -> Fraction:
     """Divides the clock's rate by that of a stream, exactly enough for integer arithmetic."""
     own = check_positive("resample", f"rates[{name!r}]", stream)
-    ratio = Fraction(clock / own).limit_denominator(FINEST)
+    ratio = (Fraction(clock) / Fraction(own)).limit_denominator(FINEST)
     if not ratio:
         raise error(
             ValueError,
@@ -139,6 +141,19 @@ def _steps(given: Streams, ratios: Mapping[str, Fraction]) -> int:
     return reduce(torch.sym_max, lengths)
 
 
+def _check_memory(name: str, x: Tensor, mode: str, ratio: Fraction, steps: int) -> None:
+    """Refuses a clock whose steps, with those of the stream under them, do not fit into memory."""
+    under = steps * (_steps_under(ratio) if mode == "average" else 2)
+    # For each of them an index and a weight, and its features in every sample.
+    size = under * (16 + x.shape[0] * (x.shape[2] * x.itemsize + 16))
+    check_memory("resample", f"{name!r} on the clock", size, 1, x.device)
+
+
+def _steps_under(ratio: Fraction) -> int:
+    """Counts the steps of a stream that a step of the clock can overlap."""
+    return (ratio.denominator + 2 * ratio.numerator - 2) // ratio.numerator
+
+
 def _weights(
     mode: Mode, ratio: Fraction, steps: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -160,7 +175,7 @@ def _weights(
         before = (centre - n) // (2 * n)
         beyond = centre - n - 2 * n * before
         return torch.cat([before, before + 1], dim=1), torch.cat([2 * n - beyond, beyond], dim=1)
-    index = begin // (2 * n) + torch.arange((m + 2 * n - 2) // n, device=device)
+    index = begin // (2 * n) + torch.arange(_steps_under(ratio), device=device)
     overlap = end.minimum(2 * n * (index + 1)) - begin.maximum(2 * n * index)
     return index, overlap.clamp(min=0)
 

@@ -42,7 +42,7 @@ class StableBranch(nn.Module):
         super().__init__()
 
         def new(*size: int) -> nn.Parameter:
-            return new_parameter(_NAME, *size, device=device, dtype=dtype)
+            return new_parameter(*size, device=device, dtype=dtype)
 
         self.sizes = sizes
         self.temporal_init = temporal_init

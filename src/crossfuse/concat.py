@@ -9,6 +9,7 @@ from typing_extensions import override
 from crossfuse._errors import check_size
 from crossfuse._masks import any_valid, zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet
+from crossfuse._parameters import check_parameters
 
 
 class ConcatFusion(nn.Module):
@@ -60,6 +61,7 @@ class ConcatFusion(nn.Module):
         if out_features is not None:
             out_features = check_size("ConcatFusion", "out_features", out_features)
             width = sum(self.modalities.dims.values())
+            check_parameters("ConcatFusion", width * out_features, device=device, dtype=dtype)
             self.linear = nn.Linear(width, out_features, device=device, dtype=dtype)
         self.out_features: int | None = out_features
 

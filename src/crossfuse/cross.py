@@ -12,7 +12,7 @@ from crossfuse import functional
 from crossfuse._errors import check_positive
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
-from crossfuse._parameters import new_parameter
+from crossfuse._parameters import check_parameters, new_parameter
 
 
 class CrossAttention(nn.Module):
@@ -78,11 +78,14 @@ class CrossAttention(nn.Module):
         self.temperature: float = check_positive(
             "CrossAttention", "temperature", temperature, least=1e-30
         )
+        pairs = list(combinations(self.modalities.dims.items(), 2))
+        size = sum(one_dim * dim for (_, one_dim), (_, dim) in pairs)
+        check_parameters("CrossAttention", size, device=device, dtype=dtype)
         self.weights: nn.ModuleDict = nn.ModuleDict()
-        for (one, one_dim), (other, dim) in combinations(self.modalities.dims.items(), 2):
+        for (one, one_dim), (other, dim) in pairs:
             if one not in self.weights:
                 self.weights[one] = _Weights()
-            weight = new_parameter("CrossAttention", one_dim, dim, device=device, dtype=dtype)
+            weight = new_parameter(one_dim, dim, device=device, dtype=dtype)
             self.weights[one].register_parameter(other, weight)
         self.reset_parameters()
 

@@ -12,8 +12,10 @@ from crossfuse import functional
 from crossfuse._errors import check_probability, check_size, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
+from crossfuse._parameters import check_parameters
 
 _NAME = "CrossModalTransformer"
+_MOST_BLOCKS = 1000  # of a stack: many more than are of use, and few enough to build
 _EXPANSION = 4  # hidden features of a feed-forward per feature, as in the authors' code
 
 
@@ -103,7 +105,7 @@ class CrossModalTransformer(nn.Module):
         self.modalities: ModalitySet = ModalitySet(_NAME, dims, least=2)
         self.width: int = check_size(_NAME, "width", width)
         self.heads: int = check_size(_NAME, "heads", heads)
-        self.depth: int = check_size(_NAME, "depth", depth)
+        self.depth: int = check_size(_NAME, "depth", depth, most=_MOST_BLOCKS)
         self.dropout: float = check_probability(_NAME, "dropout", dropout)
         if self.width % self.heads:
             raise error(
@@ -114,6 +116,7 @@ class CrossModalTransformer(nn.Module):
                 expected="heads of one whole number of features",
                 hint=f"use width={width + -width % heads}, or another number of heads",
             )
+        check_parameters(_NAME, self._size(), device=device, dtype=dtype)
         self.embed: nn.ModuleDict = nn.ModuleDict()
         self.targets: nn.ModuleDict = nn.ModuleDict()
         for name, dim in self.modalities.dims.items():
@@ -142,6 +145,13 @@ class CrossModalTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for target in self.targets.values():
             nn.init.zeros_(cast(_Target, target).output.weight)
+
+    def _size(self) -> int:
+        """Counts the elements of the linear maps."""
+        others = len(self.modalities.dims) - 1
+        square = (4 + 2 * _EXPANSION) * self.width**2  # of a block
+        blocks = self.depth * (others + others**2) * square
+        return (others + 1) * (blocks + self.width * sum(self.modalities.dims.values()))
 
     @overload
     def forward(self, modalities: Mapping[str, T], mask: Masks | None = None) -> dict[str, T]: ...

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse._errors import check_layout, check_like, check_positive, check_size, error
+from crossfuse._parameters import check_parameters
 
 
 class DynamicGate(nn.Module):
@@ -55,6 +56,7 @@ class DynamicGate(nn.Module):
         self.temperature: float = check_positive(
             "DynamicGate", "temperature", temperature, least=1e-30
         )
+        check_parameters("DynamicGate", 2 * self.dim, device=device, dtype=dtype)
         self.score: nn.Linear = nn.Linear(self.dim, 2, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:

@@ -11,8 +11,8 @@ from crossfuse import functional
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T, leading_part
-from crossfuse._parameters import copy_leading_, new_parameter
-from crossfuse._recursive_step import Attended, start_as_identity_
+from crossfuse._parameters import check_parameters, copy_leading_, new_parameter
+from crossfuse._recursive_step import MOST_RECURSIONS, Attended, start_as_identity_
 from crossfuse.gate import DynamicGate, gated
 from crossfuse.inspection import Inspection, Recursion
 
@@ -97,13 +97,17 @@ class JointCrossAttention(nn.Module):
         check_choice(_NAME, "form", form, ("stable", "paper"))
         check_choice(_NAME, "temporal_init", temporal_init, ("xavier", "identity"))
         check_flag(_NAME, "gate", gate)
-        count = check_size(_NAME, "recursions", recursions)
+        count = check_size(_NAME, "recursions", recursions, most=MOST_RECURSIONS)
         self.modalities: ModalitySet = ModalitySet(_NAME, dims)
         self._length: int = check_size(_NAME, "length", length)
         self._width: int = check_size(_NAME, "width", width)
         self._form: Literal["stable", "paper"] = form
         self._temporal_init: Literal["xavier", "identity"] = temporal_init
         self.dropout: nn.Dropout = nn.Dropout(check_probability(_NAME, "dropout", dropout))
+        size = self._length * (self._length + 2 * self._width)
+        size += self._width * sum(self.modalities.dims.values())
+        size *= count * len(self.modalities.dims)
+        check_parameters(_NAME, size, device=device, dtype=dtype)
         self.recursions: nn.ModuleList = nn.ModuleList(
             _Step({name: self._branch(device, dtype) for name in self.modalities.dims})
             for _ in range(count)
@@ -304,7 +308,7 @@ class _Branch(nn.Module):
         super().__init__()
 
         def new(*size: int) -> nn.Parameter:
-            return new_parameter(_NAME, *size, device=device, dtype=dtype)
+            return new_parameter(*size, device=device, dtype=dtype)
 
         self.stable = stable
         self.temporal_init = temporal_init

@@ -9,6 +9,7 @@ from crossfuse import functional
 from crossfuse._errors import check_choice, check_size
 from crossfuse._masks import any_valid, valid_steps, zero_invalid
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet
+from crossfuse._parameters import check_parameters
 
 
 class LeaderFollowerAttention(nn.Module):
@@ -72,6 +73,8 @@ class LeaderFollowerAttention(nn.Module):
         self.leader: str = str(leader)
         each = self.modalities.dims
         check_choice("LeaderFollowerAttention", "leader", self.leader, each)
+        size = 3 * self.width * sum(each.values())
+        check_parameters("LeaderFollowerAttention", size, device=device, dtype=dtype)
         self.query: nn.ModuleDict = nn.ModuleDict()
         self.key: nn.ModuleDict = nn.ModuleDict()
         self.value: nn.ModuleDict = nn.ModuleDict()

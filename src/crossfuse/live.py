@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._errors import check_size, error, shapes
+from crossfuse._errors import check_flag, check_like, check_memory, check_size, error, shapes
 from crossfuse._masks import valid_steps, zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet
 
@@ -116,7 +116,12 @@ class LiveWindow(nn.Module):
             ("readout", readout, "forward"),
         )
         for name, module, method in parts:
-            if not isinstance(module, nn.Module) or not callable(getattr(module, method, None)):
+            found = getattr(module, method, None)
+            if (
+                not isinstance(module, nn.Module)
+                or not callable(found)
+                or getattr(found, "__func__", None) is nn.Module.forward  # which no container has
+            ):
                 raise error(
                     TypeError,
                     _NAME,
@@ -127,6 +132,7 @@ class LiveWindow(nn.Module):
                 )
         self.modalities: ModalitySet = ModalitySet(_NAME, dims)
         self.length: int = check_size(_NAME, "length", length)
+        check_flag(_NAME, "per_step", per_step)
         self.per_step = per_step
         self.encode = encode
         self.readout = readout
@@ -165,6 +171,8 @@ class LiveWindow(nn.Module):
         features = self._features(encoded, first)
         if state is None:
             state = self._beginning(features)
+        else:
+            self._check_windows(state, features)
         source, steps = _newest(state.steps, first.shape[1], self.length)
         held = torch.arange(self.length, device=first.device) < steps[:, None]
         windows = {
@@ -217,6 +225,9 @@ class LiveWindow(nn.Module):
 
     def _beginning(self, features: Mapping[str, Tensor]) -> LiveState:
         """Makes an empty window."""
+        for name, x in features.items():
+            count = self.length * x[:, 0].numel()
+            check_memory(_NAME, f"the window of {name!r}", count, x.itemsize, x.device)
         windows = {
             name: x.new_zeros(x.shape[0], self.length, *x.shape[2:]) for name, x in features.items()
         }
@@ -248,16 +259,50 @@ class LiveWindow(nn.Module):
                 hint="from saved parts make LiveState(encoders, windows, masks, steps)",
             )
         expected = dict.fromkeys(self.modalities.dims, (chunk.shape[0], self.length))
-        found = {name: tuple(mask.shape) for name, mask in state.masks.items()}
-        if found != expected or state.windows.keys() != expected.keys():
+        masks: Mapping[str, Any] = _mapping(state.masks)
+        found = {
+            name: tuple(mask.shape)
+            for name, mask in masks.items()
+            if isinstance(mask, Tensor) and mask.dtype == torch.bool
+        }
+        if found != expected or not _counts(state.steps, chunk.shape[0]):
             raise error(
                 ValueError,
                 _NAME,
                 "'state' is of another batch size, window or model",
-                got=shapes(state.masks),
-                expected=", ".join(f"{name} {size}" for name, size in expected.items()),
+                got=shapes(masks) or "no masks",
+                expected=", ".join(f"{name} {size}" for name, size in expected.items())
+                + f", steps ({chunk.shape[0]},)",
                 hint="give the state that the last call returned, or None to begin a stream",
             )
+
+    def _check_windows(self, state: LiveState, features: Mapping[str, Tensor]) -> None:
+        """Refuses a state whose windows do not hold such features as the encoders return."""
+        windows = _mapping(state.windows)
+        for name, x in features.items():
+            held, expected = windows.get(name), (x.shape[0], self.length, *x.shape[2:])
+            if not isinstance(held, Tensor) or tuple(held.shape) != expected:
+                raise error(
+                    ValueError,
+                    _NAME,
+                    f"'state' has no window of {name!r} with features as the encoders return",
+                    got=shapes({name: held}) if isinstance(held, Tensor) else type(held).__name__,
+                    expected=f"{name} {expected}",
+                    hint="give the state that the last call returned, or None to begin a stream",
+                )
+            check_like(_NAME, f"state.windows[{name!r}]", held, "the encoded features", x)
+
+
+def _mapping(given: object) -> Mapping[str, Any]:
+    """Reads a part of a state that a caller put together."""
+    return given if isinstance(given, Mapping) else {}
+
+
+def _counts(steps: object, batch: int) -> bool:
+    """Whether these can be the steps that the windows of a state hold."""
+    return (
+        isinstance(steps, Tensor) and steps.dtype == torch.long and tuple(steps.shape) == (batch,)
+    )
 
 
 def _newest(held: Tensor, chunk: int, length: int) -> tuple[Tensor, Tensor]:
@@ -266,6 +311,7 @@ def _newest(held: Tensor, chunk: int, length: int) -> tuple[Tensor, Tensor]:
     Returns:
         Their index (B, length) in the two concatenated, and how many steps it holds, (B,).
     """
+    held = held.clamp(0, length)  # also where a caller made up the state
     total = held + chunk
     steps = total.clamp(max=length)
     place = (total - steps)[:, None] + torch.arange(length, device=held.device)

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from crossfuse._errors import (
     check_dense,
+    check_device,
     check_probability,
     check_size,
     check_together,
@@ -17,6 +18,7 @@ from crossfuse._errors import (
 )
 from crossfuse._masks import is_present, valid_steps
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure
+from crossfuse._parameters import check_parameters
 
 
 class ModalityDropout(nn.Module):
@@ -98,6 +100,8 @@ class ModalityDropout(nn.Module):
         if self.training and present:
             kept = iter(self._draw([valid for valid in masks if valid is not None]))
             masks = [None if valid is None else valid & next(kept) for valid in masks]
+        else:
+            masks = [None if valid is None else valid.clone() for valid in masks]
         return structure.restorer(modalities)(masks)
 
     @override
@@ -163,6 +167,8 @@ class MissingTokens(nn.Module):
     ) -> None:
         super().__init__()
         self.modalities: ModalitySet = ModalitySet("MissingTokens", dims)
+        size = sum(self.modalities.dims.values())
+        check_parameters("MissingTokens", size, device=device, dtype=dtype)
         self.tokens: nn.ModuleDict = nn.ModuleDict(
             {name: _Token(dim, device, dtype) for name, dim in self.modalities.dims.items()}
         )
@@ -283,4 +289,5 @@ def _check_batch(present: Mapping[str, Any]) -> None:
                 hint="give the features themselves, or None if the modality is missing",
             )
         first_name, first = next(iter(present.items()))
+        check_device("ModalityDropout", name, x, repr(first_name), first)
         check_together("ModalityDropout", name, x, first_name, first, aligned=False)

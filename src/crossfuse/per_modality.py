@@ -89,6 +89,8 @@ class PerModality(nn.Module):
         self.branches: nn.ModuleDict = nn.ModuleDict(named)
         stated = {} if takes is None else self.structure.ordered("takes", takes)
         self.takes: dict[str, str] = {name: how for name, how in stated.items() if how is not None}
+        for name, how in self.takes.items():
+            _encoders.check_stated(_NAME, name, self.branches[name], how)
 
     @overload
     def forward(self, modalities: Mapping[str, T], mask: Masks | None = None) -> dict[str, T]: ...
@@ -141,7 +143,7 @@ class PerModality(nn.Module):
         values = self._checked("modalities", modalities)
         masks = self.structure.masks(mask, values)
         following = [
-            None if valid is None else self._following(name, valid)
+            None if valid is None else self._following(name, valid).clone()
             for name, valid in zip(values, masks, strict=True)
         ]
         return self.structure.restorer(modalities)(following)
@@ -290,7 +292,8 @@ class PerModality(nn.Module):
                 hint="a module that changes the number of steps has a method mask_for(mask) that "
                 "returns the mask of its output; pool after PerModality",
             )
-        return zero_invalid(y, following)
+        # Not the caller's tensor, which a module such as nn.Identity returns.
+        return zero_invalid(y.clone() if y is x else y, following)
 
     def _following(self, name: str, valid: Tensor) -> Tensor:
         """Returns the mask of a module's output."""
@@ -298,6 +301,7 @@ class PerModality(nn.Module):
             change = getattr(module, "mask_for", None)
             if callable(change):
                 following: Tensor = change(valid)
+                _encoders.check_following(_NAME, name, following, valid)
                 return following
         return valid
 

@@ -1,16 +1,17 @@
 """Pooling: from features at each step to one vector for each recording."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse import functional
-from crossfuse._errors import check_dense, check_layout, error
+from crossfuse._errors import as_int, check_layout, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure, T
+from crossfuse._parameters import check_parameters
 
 
 class MaskedMean(nn.Module):
@@ -60,11 +61,7 @@ class MaskedMean(nn.Module):
         given = structure.ordered("x", x)
         for name, value in given.items():
             if value is not None:
-                # The features are as many as there are: only the layout is checked.
-                if isinstance(value, Tensor):
-                    check_dense("MaskedMean", name, value)
-                dim = value.shape[-1] if isinstance(value, Tensor) and value.ndim else 1
-                check_layout("MaskedMean", name, value, dim)
+                check_layout("MaskedMean", name, value, None)
         pooled = [
             None if value is None else functional.masked_mean(zero_invalid(value, valid), valid)
             for value, valid in zip(given.values(), structure.masks(mask, given), strict=True)
@@ -120,10 +117,13 @@ class AttentionPooling(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.single: bool = isinstance(dims, int)
+        one = as_int(dims)  # None for modalities
+        self.single: bool = one is not None
         self.modalities: ModalitySet = ModalitySet(
-            "AttentionPooling", {"x": dims} if isinstance(dims, int) else dims
+            "AttentionPooling", cast(Dims, dims) if one is None else {"x": one}
         )
+        size = sum(self.modalities.dims.values())
+        check_parameters("AttentionPooling", size, device=device, dtype=dtype)
         self.queries: nn.ModuleDict = nn.ModuleDict(
             {name: _Query(dim, device, dtype) for name, dim in self.modalities.dims.items()}
         )

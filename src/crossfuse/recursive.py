@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size, error
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
-from crossfuse._parameters import copy_leading_
-from crossfuse._recursive_step import Branch, Sizes, Step
+from crossfuse._parameters import check_parameters, copy_leading_
+from crossfuse._recursive_step import MOST_RECURSIONS, Branch, Sizes, Step, size_of
 from crossfuse._released_step import ReleasedBranch, ReleasedStep
 from crossfuse._stable_step import StableBranch
 from crossfuse.gate import DynamicGate, gated
@@ -128,14 +128,13 @@ class RecursiveCrossModalAttention(nn.Module):
         super().__init__()
         check_choice(_NAME, "form", form, ("stable", "paper", "released"))
         check_choice(_NAME, "joint", joint, ("all", "others"))
-        start: Literal["xavier", "identity"] = temporal_init or (
-            "identity" if form == "stable" else "xavier"
-        )
+        start: Literal["xavier", "identity"] = "identity" if form == "stable" else "xavier"
+        start = start if temporal_init is None else temporal_init
         check_choice(_NAME, "temporal_init", start, ("xavier", "identity"))
         for name, flag in (("share_weights", share_weights), ("gate", gate)):
             check_flag(_NAME, name, flag)
         check_flag(_NAME, "checkpoint", checkpoint)
-        self._count: int = check_size(_NAME, "recursions", recursions)
+        self._count: int = check_size(_NAME, "recursions", recursions, most=MOST_RECURSIONS)
         self.modalities: ModalitySet = ModalitySet(_NAME, dims, least=2 if joint == "others" else 1)
         self._length, self._longest, self._aligned = self.modalities.lengths(length)
         self._form: Literal["stable", "paper", "released"] = form
@@ -153,10 +152,15 @@ class RecursiveCrossModalAttention(nn.Module):
                 expected="an int as length",
                 hint="the authors' code has weights for every step; form='paper' takes any length",
             )
+        sizes = {name: self._sizes(name) for name in self.modalities.dims}
+        count = 1 if share_weights else self._count
+        check_parameters(
+            _NAME, count * sum(map(size_of, sizes.values())), device=device, dtype=dtype
+        )
         step = ReleasedStep if form == "released" else Step
         self.recursions: nn.ModuleList = nn.ModuleList(
-            step({name: self._branch(name, device, dtype) for name in self.modalities.dims})
-            for _ in range(1 if share_weights else self._count)
+            step({name: self._branch(each, device, dtype) for name, each in sizes.items()})
+            for _ in range(count)
         )
         self.gates: nn.ModuleDict = nn.ModuleDict()
         if gate:
@@ -280,7 +284,7 @@ class RecursiveCrossModalAttention(nn.Module):
             device=like.device,
             dtype=like.dtype,
         )
-        if self._longest is None or layer._aligned != self._aligned:
+        if None in (self._longest, layer._longest) or layer._aligned != self._aligned:
             raise error(
                 ValueError,
                 _NAME,
@@ -307,19 +311,21 @@ class RecursiveCrossModalAttention(nn.Module):
             f"checkpoint={self.checkpoint}"
         )
 
-    def _branch(
-        self, name: str, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> nn.Module:
+    def _sizes(self, name: str) -> Sizes:
         dims, longest = self.modalities.dims, self._longest
         names = [other for other in dims if self._joint == "all" or other != name]
         columns = [] if longest is None else [longest[other] for other in names]
-        sizes = Sizes(
+        return Sizes(
             dim=dims[name],
             members=tuple(list(dims).index(other) for other in names),
             joint_dim=sum(dims[other] for other in names),
             length=None if longest is None else longest[name],
             columns=tuple(columns[:1] if self._aligned else columns),
         )
+
+    def _branch(
+        self, sizes: Sizes, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> nn.Module:
         if sizes.length is not None and self._form == "released":
             return ReleasedBranch(
                 sizes, sizes.length, map_joint=self._joint == "others", device=device, dtype=dtype

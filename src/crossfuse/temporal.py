@@ -8,18 +8,22 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse._errors import (
+    check_dense,
     check_flag,
     check_layout,
     check_like,
     check_mask,
+    check_memory,
     check_probability,
     check_size,
     error,
 )
 from crossfuse._masks import zero_invalid
+from crossfuse._parameters import check_parameters
 from crossfuse._temporal_block import ConvolutionBlock
 
 _NAME = "TemporalConvNet"
+_MOST_BLOCKS = 64  # whose dilation leaves the range of integers
 
 
 class TemporalState(NamedTuple):
@@ -99,10 +103,11 @@ class TemporalConvNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_size(_NAME, "dim", dim)
-        check_size(_NAME, "kernel_size", kernel_size)
+        dim = check_size(_NAME, "dim", dim)
+        kernel_size = check_size(_NAME, "kernel_size", kernel_size)
         check_flag(_NAME, "causal", causal)
-        if not isinstance(widths, Sequence):
+        given: object = widths
+        if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
             raise error(
                 TypeError,
                 _NAME,
@@ -111,9 +116,8 @@ class TemporalConvNet(nn.Module):
                 expected="a list or tuple of ints, one for each block",
                 hint="for a single block write [width]",
             )
-        check_size(_NAME, "the number of widths", len(widths))
-        for k, width in enumerate(widths):
-            check_size(_NAME, f"widths[{k}]", width)
+        check_size(_NAME, "the number of widths", len(widths), most=_MOST_BLOCKS)
+        widths = [check_size(_NAME, f"widths[{k}]", width) for k, width in enumerate(widths)]
         check_probability(_NAME, "dropout", dropout)
         if not causal and kernel_size % 2 == 0:
             raise error(
@@ -128,7 +132,12 @@ class TemporalConvNet(nn.Module):
         self.widths: tuple[int, ...] = tuple(widths)
         self.kernel_size = kernel_size
         self.causal = causal
-        sizes = zip((dim, *widths), widths, strict=False)
+        sizes = list(zip((dim, *widths), widths, strict=False))
+        weights = sum(kernel_size * outputs * (inputs + outputs) for inputs, outputs in sizes)
+        check_parameters(_NAME, weights, device=device, dtype=dtype)
+        # A block pads its input by its reach, which doubles from one block to the next.
+        padding = (kernel_size - 1) * 2 ** (len(widths) - 1) * max(sizes[-1])
+        check_memory(_NAME, "the padding of the last block", padding, 4)
         self.blocks: nn.ModuleList = nn.ModuleList(
             ConvolutionBlock(
                 inputs, outputs, kernel_size, 2**k, causal, dropout, device=device, dtype=dtype
@@ -269,5 +278,6 @@ class TemporalConvNet(nn.Module):
                 hint="give the state that the last call returned, or None to begin a stream",
             )
         for context in state.contexts:
+            check_dense(_NAME, "state", context)
             check_like(_NAME, "state", context, "the chunk", chunk)
         return state.contexts

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from crossfuse import _errors
 
+_BYTES_OF_INT = 40  # of one of Python's ints in a list
+_TEXT = (str, bytes, bytearray)  # sequences that are meant as one thing
+
 
 class Windows(NamedTuple):
     """Windows of one recording.
@@ -56,8 +59,10 @@ def window_starts(length: int, size: int, hop: int) -> list[int]:
         >>> window_starts(120, size=300, hop=200)
         [0]
     """
-    for name, value in (("length", length), ("size", size), ("hop", hop)):
+    length, size, hop = (
         _errors.check_size("window_starts", name, value)
+        for name, value in (("length", length), ("size", size), ("hop", hop))
+    )
     if hop > size:
         raise _errors.error(
             ValueError,
@@ -67,7 +72,9 @@ def window_starts(length: int, size: int, hop: int) -> list[int]:
             expected="a hop of at most size",
             hint="if frames may be left out, take every second start of a smaller hop",
         )
-    starts = list(range(0, max(length - size, 0) + 1, hop))
+    whole = range(0, max(length - size, 0) + 1, hop)
+    _errors.check_memory("window_starts", "the starts", len(whole), _BYTES_OF_INT)
+    starts = list(whole)
     return starts if starts[-1] + size >= length else [*starts, length - size]
 
 
@@ -92,7 +99,7 @@ def gather_windows(x: Tensor, starts: Sequence[int], size: int) -> Windows:
         >>> windows.tolist(), mask.tolist()
         ([[0, 1, 2], [3, 4, 0]], [[True, True, True], [True, True, False]])
     """
-    _errors.check_size("gather_windows", "size", size)
+    size = _errors.check_size("gather_windows", "size", size)
     _check_tensor("gather_windows", "x", x)
     if x.ndim < 1 or x.shape[0] < 1:
         raise _errors.error(
@@ -103,12 +110,16 @@ def gather_windows(x: Tensor, starts: Sequence[int], size: int) -> Windows:
             expected="(frames, ...), at least one frame",
             hint="give one recording without a batch axis; its windows become the batch",
         )
-    _check_starts("gather_windows", starts, x.shape[0])
+    starts = _read_starts("gather_windows", starts, x.shape[0])
+    # The windows, before and after masking, and the frame of each of their steps.
+    count = len(starts) * size * 2 * (x[0].numel() * x.itemsize + 8)
+    _errors.check_memory("gather_windows", "the windows", count, 1, x.device)
     frames = _frames(starts, size, x.device)
     mask = frames < x.shape[0]
     windows = x[frames.clamp(max=x.shape[0] - 1)]
     outside = ~mask.reshape(*mask.shape, *[1] * (x.ndim - 1))
-    return Windows(windows.masked_fill(outside, 0), mask)
+    # Not masked_fill, which some dtypes lack.
+    return Windows(torch.where(outside, windows.new_zeros(()), windows), mask)
 
 
 def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tensor:
@@ -137,18 +148,18 @@ def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tens
         >>> torch.allclose(overlap_average(windows, starts, 950), x)
         True
     """
-    _errors.check_size("overlap_average", "length", length)
+    length = _errors.check_size("overlap_average", "length", length)
     _check_tensor("overlap_average", "windows", windows)
-    if not windows.is_floating_point():
+    if windows.dtype not in _errors.DTYPES:
         raise _errors.error(
             TypeError,
             "overlap_average",
-            "windows is not of a floating-point dtype",
+            "windows is not of a floating-point dtype that can be computed with",
             got=windows.dtype,
-            expected="a floating-point dtype",
+            expected="float32, float64, bfloat16 or float16",
             hint="average scores rather than classes; convert them with .to(torch.float32)",
         )
-    _check_starts("overlap_average", starts, length)
+    starts = _read_starts("overlap_average", starts, length)
     if windows.ndim < 2 or windows.shape[0] != len(starts):
         raise _errors.error(
             ValueError,
@@ -169,15 +180,17 @@ def overlap_average(windows: Tensor, starts: Sequence[int], length: int) -> Tens
     return (total / count[:length]).to(windows.dtype)
 
 
-def _frames(starts: Sequence[int], size: int, device: torch.device) -> Tensor:
+def _frames(starts: list[int], size: int, device: torch.device) -> Tensor:
     """The frame (n, S) at which each step of each window lies."""
-    first = torch.tensor(list(starts), dtype=torch.long, device=device)
+    first = torch.tensor(starts, dtype=torch.long, device=device)
     return first[:, None] + torch.arange(size, device=device)
 
 
 def _check_tensor(layer: str, name: str, x: object) -> None:
-    """Refuses what is not a tensor."""
-    if not isinstance(x, Tensor):
+    """Refuses what is not a dense tensor."""
+    if isinstance(x, Tensor):
+        _errors.check_dense(layer, name, x)
+    else:
         raise _errors.error(
             TypeError,
             layer,
@@ -188,9 +201,11 @@ def _check_tensor(layer: str, name: str, x: object) -> None:
         )
 
 
-def _check_starts(layer: str, starts: object, length: int) -> None:
-    """Refuses what is not a sequence of frames in a recording."""
-    if not isinstance(starts, Sequence) or not all(isinstance(start, int) for start in starts):
+def _read_starts(layer: str, starts: object, length: int) -> list[int]:
+    """Reads a sequence of frames in a recording."""
+    ints = starts if isinstance(starts, Sequence) and not isinstance(starts, _TEXT) else [None]
+    found = [start for start in map(_errors.as_int, ints) if start is not None]
+    if len(found) != len(ints):
         raise _errors.error(
             TypeError,
             layer,
@@ -199,8 +214,8 @@ def _check_starts(layer: str, starts: object, length: int) -> None:
             expected="a list of ints",
             hint="window_starts gives one; a tensor of starts becomes one with .tolist()",
         )
-    outside = [start for start in starts if not 0 <= start < length]
-    if outside or not starts:
+    outside = [start for start in found if not 0 <= start < length]
+    if outside or not found:
         raise _errors.error(
             ValueError,
             layer,
@@ -209,6 +224,7 @@ def _check_starts(layer: str, starts: object, length: int) -> None:
             expected=f"at least one start, each from 0 to {length - 1}",
             hint=f"the recording has {length} frames; window_starts fits windows to it",
         )
+    return found
 
 
 def _check_covered(starts: Sequence[int], size: int, length: int) -> None:

@@ -187,7 +187,7 @@ WRONG_CALLS = {
     ),
     "an unknown device": Wrong(build(DIMS, device="gpu"), ValueError, ".*unknown device"),
     "a length that does not fit into memory": Wrong(
-        build(DIMS, 10**9), ValueError, ".*a parameter does not fit into memory"
+        build(DIMS, 10**9), ValueError, ".*the parameters would not fit into memory"
     ),
     "a length beyond all counters": Wrong(
         build(DIMS, 10**30), ValueError, ".*length must be a positive int"
@@ -679,7 +679,8 @@ def reached(call: Callable[[], object]) -> tuple[str, int]:
 
 
 def calls_of_other_files() -> Iterator[Callable[[], object]]:
-    """The wrong calls in the files beside: the rows of every `test_a_mistake_is_named`."""
+    """The wrong calls in other files: those beside, and every `test_a_mistake_is_named`."""
+    yield from importlib.import_module("tests.project.test_bad_input_functions").REFUSED.values()
     root = Path(__file__).parents[2]
     for path in sorted((root / "tests").rglob("test_*.py")):
         if path.name != "test_messages.py" and "def test_a_mistake_is_named" in path.read_text():

@@ -10,6 +10,7 @@ from crossfuse._errors import check_choice, check_size, error, quoted
 from crossfuse.convert._reading import (
     check_axes,
     check_names,
+    check_tensors,
     count_parts,
     in_order,
     own_copies,
@@ -73,6 +74,7 @@ def dropped(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
         >>> dropped({"network.0.conv1.bias": torch.ones(2), "network.0.net.0.bias": torch.ones(2)})
         {'network.0.net.0.bias': 'a second name of a tensor of conv1 or conv2'}
     """
+    check_tensors("convert.dropped", state_dict)
     return {
         key: reason
         for key in state_dict
@@ -185,8 +187,11 @@ def jca(
         for ours, theirs in branch.items()
     }
     found = read(layer, state_dict, table, _JCA_DROPPED)
+    rows_of_joint = found[f"recursions.0.{names[0]}.joint"].shape[-1:]
     for ours, x in found.items():
         check_axes(layer, table[ours], x, (None, None))
+        if ours.endswith(".joint"):
+            check_axes(layer, table[ours], x.mT, tuple(rows_of_joint))
     # They mix the steps of the joint, not of the modality: their weight is T, not its transpose.
     converted = {ours: x if ours.endswith("temporal") else x.mT for ours, x in found.items()}
     rows = _joint_rows(layer, names, dims, converted[f"recursions.0.{names[0]}.joint"].shape[0])
@@ -230,7 +235,11 @@ def tcn(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         same_width = weight is not None and weight.shape[0] == weight.shape[1]
         for ours, theirs in (_TCN if same_width else _TCN | _TCN_RESIDUAL).items():
             table[f"blocks.{k}.{ours}"] = f"network.{k}.{theirs}"
-    return own_copies(read(layer, state_dict, table, _TCN_DROPPED))
+    found = read(layer, state_dict, table, _TCN_DROPPED)
+    for ours, x in found.items():
+        axes = (None,) if ours.endswith("bias") else (None, None, None)
+        check_axes(layer, table[ours], x, axes)
+    return own_copies(found)
 
 
 def leader_follower(
@@ -276,6 +285,9 @@ def leader_follower(
     }
     norm = {f"norm.{kind}": f"ln.{kind}" for kind in ("weight", "bias")}
     converted = read(layer, state_dict, table | norm, {})
+    for ours, theirs in table.items():
+        axes = (None,) if ours.endswith("bias") else (None, None)
+        check_axes(layer, theirs, converted[ours], axes)
     rows = [names.index(name) for name in in_order(names)]
     for key in norm:
         check_axes(layer, norm[key], converted[key], (len(names), None))
@@ -321,7 +333,9 @@ def _joint_rows(
     ours = in_order(names)
     if ours == list(names):
         return list(range(total))
-    sizes = [] if dims is None else [check_size(layer, f"dims[{k}]", d) for k, d in enumerate(dims)]
+    given: object = dims
+    each = given if isinstance(given, Sequence) and not isinstance(given, str | bytes) else []
+    sizes = [check_size(layer, f"dims[{k}]", dim) for k, dim in enumerate(each)]
     if len(sizes) != len(names) or sum(sizes) != total:
         raise error(
             ValueError,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_name, error, quoted
+from crossfuse._errors import check_dense, check_name, error, quoted
 
 
 def check_names(layer: str, modalities: object, count: int | None) -> list[str]:
@@ -30,7 +30,7 @@ def check_names(layer: str, modalities: object, count: int | None) -> list[str]:
 
 def count_parts(layer: str, state_dict: Mapping[str, Tensor], pattern: str) -> int:
     """Counts the recursions or blocks of a checkpoint; at least 1, whose keys are then missing."""
-    _check_tensors(layer, state_dict)
+    check_tensors(layer, state_dict)
     return max(1, len({m.group(1) for key in state_dict if (m := re.match(pattern, key))}))
 
 
@@ -52,7 +52,7 @@ def read(
         TypeError: If the checkpoint is not a mapping of tensors.
         ValueError: If it has other keys than the table and the patterns.
     """
-    _check_tensors(layer, state_dict)
+    check_tensors(layer, state_dict)
     theirs = set(table.values())
     missing = [key for key in table.values() if key not in state_dict]
     unknown = [
@@ -102,11 +102,13 @@ def own_copies(converted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _check_tensors(layer: str, state_dict: object) -> None:
+def check_tensors(layer: str, state_dict: object) -> None:
     """Refuses what is not a mapping of names to tensors."""
     items = state_dict.items() if isinstance(state_dict, Mapping) else [(None, state_dict)]
     for key, x in items:
-        if not isinstance(key, str) or not isinstance(x, Tensor):
+        if isinstance(key, str) and isinstance(x, Tensor):
+            check_dense(layer, key, x)
+        else:
             raise error(
                 TypeError,
                 layer,

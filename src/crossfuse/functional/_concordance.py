@@ -8,7 +8,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_choice, check_dense, check_mask, check_positive, error, shapes
+from crossfuse._errors import (
+    check_choice,
+    check_dense,
+    check_mask,
+    check_positive,
+    error,
+    is_real,
+    shapes,
+)
 
 _NAME = "functional.concordance"
 OVER = ("window", "batch")
@@ -110,7 +118,7 @@ def _check(
     for name, series in (("prediction", prediction), ("target", target)):
         if isinstance(series, Tensor):
             check_dense(_NAME, name, series)
-        if not isinstance(series, Tensor) or series.is_complex() or series.is_quantized:
+        if not isinstance(series, Tensor) or not is_real(series.dtype):
             raise error(
                 TypeError,
                 _NAME,

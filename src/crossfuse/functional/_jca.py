@@ -7,6 +7,8 @@ K width of the attention map.
 import torch
 from torch import Tensor
 
+from crossfuse._errors import check_probability
+from crossfuse.functional._checks import check_axes
 from crossfuse.functional._products import correlate, mix
 
 
@@ -30,6 +32,7 @@ def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
         >>> jca_correlation(x, joint, torch.randn(9, 9)).shape
         torch.Size([2, 4, 7])
     """
+    check_axes("jca_correlation", x=(x, "BLd"), joint=(joint, "BLD"), temporal=(temporal, "LL"))
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
@@ -54,6 +57,13 @@ def jca_attention_map(x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor
         >>> jca_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
         torch.Size([2, 4, 5])
     """
+    check_axes(
+        "jca_attention_map",
+        x=(x, "BLd"),
+        correlation=(correlation, "BdD"),
+        own=(own, "LK"),
+        joint=(joint, "DK"),
+    )
     return torch.relu_(mix(own.mT, x).mT + correlation @ joint)
 
 
@@ -80,4 +90,11 @@ def jca_attended_features(
         >>> jca_attended_features(x, attention, torch.randn(5, 9)).shape
         torch.Size([2, 9, 4])
     """
+    check_axes(
+        "jca_attended_features",
+        x=(x, "BLd"),
+        attention=(attention, "BdK"),
+        output=(output, "KL"),
+    )
+    check_probability("functional.jca_attended_features", "dropout", dropout)
     return x + torch.dropout(mix(output.mT, attention.mT), dropout, train=True)

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
+from crossfuse._errors import check_probability, error
+from crossfuse.functional._checks import check_axes, check_count, check_heads
+
 
 def rcma_stable_correlation(
     key: Tensor, value: Tensor, count: Tensor | int, heads: int = 1
@@ -22,7 +25,8 @@ def rcma_stable_correlation(
     Args:
         key: The mapped features of the modality :math:`K`, (B, L, d), zero at its invalid steps.
         value: The mapped joint :math:`V`, (B, L, d), zero at the same steps.
-        count: The number :math:`n` of valid steps, at least 1; an int, or one per sample (B,).
+        count: The number :math:`n` of valid steps, at least 1; an int, or one per sample (B,)
+            (0 counts as 1).
         heads: The number of heads h, a divisor of d; features of different heads do not meet.
 
     Returns:
@@ -34,6 +38,10 @@ def rcma_stable_correlation(
         >>> correlation.shape, bool(correlation.abs().max() <= 1)
         (torch.Size([2, 4, 2, 2]), True)
     """
+    check_axes("rcma_stable_correlation", key=(key, "BLd"), value=(value, "BLd"))
+    check_count("rcma_stable_correlation", count, key)
+    check_heads("rcma_stable_correlation", heads, key.shape[-1])
+    count = count.clamp(min=1) if isinstance(count, Tensor) else count
     if isinstance(count, Tensor) and count.ndim == 1:
         count = count[:, None, None]
     key = key * (_inverse_rms(key, count) / count).to(key.dtype)
@@ -63,7 +71,17 @@ def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
         >>> rcma_stable_attention_map(query, correlation).shape
         torch.Size([2, 9, 8])
     """
+    check_axes("rcma_stable_attention_map", query=(query, "BLd"), correlation=(correlation, "Bhkk"))
     heads, width = correlation.shape[1], correlation.shape[2]
+    if heads * width != query.shape[-1]:
+        raise error(
+            ValueError,
+            "functional.rcma_stable_attention_map",
+            "the heads of 'correlation' do not make up the features of 'query'",
+            got=f"{heads} heads of {width} for {query.shape[-1]} features",
+            expected="heads times their features",
+            hint="rcma_stable_correlation(key, value, count, heads) makes such heads",
+        )
     spread: Tensor = _split(query, heads) @ (correlation * width**-0.5)
     return spread.transpose(1, 2).flatten(2)
 
@@ -92,6 +110,14 @@ def rcma_feed_forward(
         >>> rcma_feed_forward(x, torch.randn(4, 8), torch.zeros(8), torch.randn(8, 4)).shape
         torch.Size([2, 9, 4])
     """
+    check_axes(
+        "rcma_feed_forward",
+        x=(x, "BLd"),
+        hidden=(hidden, "dm"),
+        hidden_bias=(hidden_bias, "m"),
+        back=(back, "md"),
+    )
+    check_probability("functional.rcma_feed_forward", "dropout", dropout)
     scores = linear(layer_norm(x, x.shape[-1:]), hidden.mT, hidden_bias)
     return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
 
