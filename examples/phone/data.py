@@ -2,8 +2,6 @@
 
 import copyreg
 import gzip
-import io
-import pickle
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
 
+from examples.common import pickles
 from examples.common.recordings import EVERY, UNLABELLED, WINDOW, Recordings, averaged
 from examples.common.train import DataSet
 
@@ -57,30 +55,16 @@ def _shell(*_: object) -> _Shell:
 
 # All that the file names, and nothing else: a pickle may name any function, to be called.
 _ADMITTED: dict[tuple[str, str], Any] = {
+    **pickles.ARRAYS,
     ("copy_reg", "_reconstructor"): copyreg._reconstructor,  # type: ignore[attr-defined]
     ("__builtin__", "object"): object,
     ("__builtin__", "slice"): slice,
-    ("_codecs", "encode"): str.encode,
-    ("numpy.core.multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
     ("pandas.core.frame", "DataFrame"): _Shell,
     ("pandas.core.internals.managers", "BlockManager"): _Shell,
     ("pandas.core.indexes.base", "_new_Index"): _shell,
     ("pandas.core.indexes.base", "Index"): _Shell,
     ("pandas.core.indexes.range", "RangeIndex"): _Shell,
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    @override
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"examples.phone: the recordings name {module}.{name}, which is not admitted"
-            ) from None
 
 
 def find_recordings() -> Path:
@@ -102,7 +86,7 @@ def find_recordings() -> Path:
 
 def unpickled(content: bytes) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Reads signals (samples, 6) and labels (samples,) of each person's recordings."""
-    people = _Unpickler(io.BytesIO(content)).load()
+    people = pickles.unpickled(content, "examples.phone", _ADMITTED)
     return {person: [_frame(frame) for frame in frames] for person, frames in people.items()}
 
 

@@ -3,10 +3,12 @@
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from examples.common import pickles
 from examples.common.recordings import WINDOW, Recordings, averaged
 from examples.common.train import DataSet
 
@@ -30,11 +32,21 @@ def find_recordings() -> Path:
     return found[0]
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """Reads the dict that the file holds, a pickle behind the header of an array."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"examples.watch: {path} is not of version 1.0 of NumPy's format")
+        np.lib.format.read_array_header_1_0(file)
+        content = pickles.unpickled(file.read(), "examples.watch", pickles.ARRAYS)
+    held: dict[str, Any] = content.item()
+    return held
+
+
 @cache
 def load_recordings() -> Recordings:
     """Reads the recordings of the installed package."""
-    # The file is a pickled dict, so it is as trustworthy as the package that ships it.
-    content = np.load(find_recordings(), allow_pickle=True).item()
+    content = _content(find_recordings())
     pieces = [averaged(torch.from_numpy(recording).float()) for recording in content["X"]]
     lengths = [len(piece) for piece in pieces]
     exercises = torch.tensor([int(exercise) for exercise in content["y"]])

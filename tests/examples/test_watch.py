@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
@@ -51,6 +53,20 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(data, "find_spec", lambda name: spec)
     return tmp_path
+
+
+class _Call:
+    """Pickles as a call of a function."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("false",)
+
+
+def test_recordings_that_call_anything_are_refused(tiny: Path) -> None:
+    content = np.array({"X": [_Call()]})
+    np.save(tiny / "data" / "watch_dataset.npy", content, allow_pickle=True)
+    with pytest.raises(pickle.UnpicklingError, match=r"system, which is not admitted"):
+        load_recordings()
 
 
 def test_missing_recordings_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
