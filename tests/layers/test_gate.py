@@ -9,7 +9,6 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from crossfuse import DynamicGate, JointCrossAttention, RecursiveCrossModalAttention
 from tests.support import properties, reference
@@ -224,6 +223,8 @@ def test_wrong_calls_are_answered() -> None:
 
 @pytest.mark.slow
 def test_the_compiled_gate_is_the_gate() -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend  # takes long to import
+
     torch.compiler.reset()
     gate = filled(DynamicGate(5), 1)
     counter = CompileCounterWithBackend("aot_eager")

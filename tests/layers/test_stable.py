@@ -70,7 +70,7 @@ def test_the_first_correlation_ignores_the_scale_of_the_features(seed: int, scal
     before, after = (layer.inspect(x).recursions[0].correlations for x in (inputs, louder))
     for name in DIMS:
         # The share of silence in the mean square is 1e-5 at scale 1, and less above.
-        torch.testing.assert_close(after[name], before[name], rtol=1e-2, atol=1e-3)
+        assert (after[name] - before[name]).abs().le(1e-3 + 1e-2 * before[name].abs()).all()
 
 
 @pytest.mark.parametrize("length", [LENGTH, None])
@@ -78,15 +78,15 @@ def test_sixteen_recursions_learn(length: int | None) -> None:
     layer = RecursiveCrossModalAttention(DIMS, length, 16)
     inputs = {name: x.float() for name, x in windows(0).items()}
     wanted = {name: torch.randn_like(x) for name, x in inputs.items()}
-    optimiser = torch.optim.Adam(layer.parameters(), 1e-2)
 
     def loss() -> torch.Tensor:
         outputs = layer(inputs)
         return torch.stack([(outputs[name] - wanted[name]).square().mean() for name in DIMS]).sum()
 
     first = loss().item()
-    for _ in range(25):
-        optimiser.zero_grad()
-        torch.autograd.backward(loss())
-        optimiser.step()
+    for _ in range(12):
+        slopes = torch.autograd.grad(loss(), list(layer.parameters()))
+        with torch.no_grad():  # by their signs; an optimiser of torch takes long to import
+            for parameter, slope in zip(layer.parameters(), slopes, strict=True):
+                parameter.sub_(2e-2 * slope.sign())
     assert loss().item() < 0.5 * first
