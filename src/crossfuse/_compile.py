@@ -50,7 +50,8 @@ def compile(module: F) -> F:
 
     Args:
         module: A module, on the device that it is to run on, or a method of one, such as
-            ``tcn.stream``. It stays as it is and shares its parameters with what is returned.
+            ``tcn.stream``. It stays as it is and shares its parameters with what is returned. Of
+            a compiled module, what it holds is compiled.
 
     Returns:
         The compiled module or method; the first call compiles.
@@ -73,6 +74,9 @@ def compile(module: F) -> F:
             expected="a torch.nn.Module, or a method such as tcn.stream",
             hint="compile other functions with torch.compile",
         )
+    if isinstance(module, nn.Module):
+        # What torch.compile has compiled, it would compile as a function.
+        module = cast(F, dict(module.named_children()).get("_orig_mod", module))
     backend = "cudagraphs" if _on_cuda(owner) and find_spec("triton") is None else "inductor"
     _log.info("compiling %s with the backend %r", type(owner).__name__, backend)
     chosen = _recomputing if backend == "inductor" and not _on_cuda(owner) else backend

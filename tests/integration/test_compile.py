@@ -263,6 +263,18 @@ def test_hooks_and_checkpoints_see_the_module_once() -> None:
     assert not layer.training
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [torch.compile, crossfuse.compile], ids=["torch", "crossfuse"])
+def test_a_compiled_module_is_compiled_as_what_it_holds(
+    first: Callable[[nn.Module], nn.Module],
+) -> None:
+    layer = filled(LAYERS["rcma"](), 0)
+    once = first(layer)
+    again = crossfuse.compile(once)
+    assert dict(again.named_children()) == {"_orig_mod": layer}
+    assert again.state_dict().keys() == once.state_dict().keys()
+
+
 def test_the_default_backend_is_taken_on_the_cpu(
     chosen: Chosen, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
