@@ -21,7 +21,9 @@ settings.register_profile(
     suppress_health_check=_SLOW,
 )
 settings.register_profile("dev", deadline=None, max_examples=12, suppress_health_check=_SLOW)
-settings.register_profile("thorough", deadline=None, max_examples=2000, suppress_health_check=_SLOW)
+settings.register_profile(
+    "thorough", deadline=None, max_examples=300, database=None, suppress_health_check=_SLOW
+)
 # Every tensor here is small, so threads would only wait for each other.
 torch.set_num_threads(1)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
