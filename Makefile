@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help check fast format test thorough mutants demo affwild2 bench docs dist clean
+.PHONY: help check fast format test thorough laws mutants demo affwild2 bench docs dist clean
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 12
@@ -45,6 +45,9 @@ test: .venv/dev.done ## Lint, types and all tests
 SECONDS ?= 600
 thorough: .venv/dev.done ## Searches for failures, goes on where the last run ended (SECONDS=600)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.thorough --seconds $(SECONDS)
+
+laws: .venv/dev.done ## Checks every law of the tests on fresh examples, goes on where the last run ended (SECONDS=600)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.thorough.laws --seconds $(SECONDS)
 
 FILE ?= src/crossfuse/gate.py
 mutants: .venv/dev.done ## Puts small faults into a copy of one file and counts those that its tests find (FILE=..., SECONDS=600)

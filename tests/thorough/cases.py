@@ -235,6 +235,6 @@ def _inner(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
 
 
 def _half(layer: nn.Module, given: Streams) -> None:
-    """In bfloat16, outputs and gradients are finite and masked steps do not matter."""
-    layer = layer.to(torch.bfloat16)
-    properties.finite_gradients(layer, given.inputs(torch.bfloat16), given.mask())
+    """In half precision, outputs and gradients are finite and masked steps do not matter."""
+    for dtype in (torch.bfloat16, torch.float16):
+        properties.finite_gradients(layer.to(dtype), given.inputs(dtype), given.mask())
