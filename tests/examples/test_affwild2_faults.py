@@ -310,7 +310,7 @@ def _interrupt(arguments: list[str], line: str) -> tuple[int, str]:
         assert process.stdout is not None
         assert any(printed.startswith(line) for printed in process.stdout), "ended too early"
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 

@@ -120,8 +120,9 @@ def test_a_cache_leaves_own_features_on_disk(
         cached.frames(0, 150, 200)["mine"], backbone(raw.frames(0, 150, 200)["mine"])
     )
     assert read == [50, 50]
-    everything = cached.frames(0, 0, 200)["mine"]
-    torch.testing.assert_close(everything.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    everything = cached.frames(0, 0, 200)["mine"] * backbone.spread + backbone.mean
+    rows = torch.from_numpy(np.load(tmp_path / "own" / "t.npy"))
+    torch.testing.assert_close(everything, rows, atol=1e-5, rtol=0)
 
 
 def test_own_features_are_measured_over_all_trials_together(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 Shapes: L frames of a window, d features of a row.
 """
 
-import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -196,7 +195,7 @@ class OwnRows:
     Args:
         own: The features of one modality.
         trial: Whose rows.
-        standardise: Brings them to mean 0 and spread 1.
+        standardise: Brings them to mean 0 and spread 1, on the CPU.
         length: Rows to deliver, from the first again after the last; ``None`` means T.
     """
 
@@ -205,7 +204,7 @@ class OwnRows:
     ) -> None:
         self.own, self.trial = own, trial
         self.length = len(trial) if length is None else length
-        self.standardise = copy.deepcopy(standardise).eval()  # the network's moves to its device
+        self.standardise = standardise
 
     def __len__(self) -> int:
         return self.length

@@ -3,6 +3,7 @@
 Shapes: B windows, S frames of a window, T frames of a trial, d features.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -182,6 +183,8 @@ def encode(trials: Trials, backbones: Mapping[str, nn.Module]) -> Trials:
     """Runs frozen backbones over whole trials once, so that windows are cut from their features."""
     ours = trials.see(tuple(name for name in trials.modalities if name not in trials.own))
     own = {name: trials.own[name] for name in trials.modalities if name in trials.own}
+    # copies: the network's move to its device
+    standardise = {name: copy.deepcopy(backbones[name]).eval() for name in own}
     encoded: list[dict[str, Tensor | OwnRows]] = []
     with torch.no_grad():
         for i, length in enumerate(trials.lengths):
@@ -191,7 +194,8 @@ def encode(trials: Trials, backbones: Mapping[str, nn.Module]) -> Trials:
                 for frames in [ours.frames(i, start, min(start + CHUNK, length))]
             ]
             rows = {
-                name: OwnRows(one, trials.features[i], backbones[name]) for name, one in own.items()
+                name: OwnRows(one, trials.features[i], standardise[name])
+                for name, one in own.items()
             }
             made = {name: torch.cat([part[name] for part in parts]) for name in ours.modalities}
             encoded.append({**made, **rows})
