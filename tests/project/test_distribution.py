@@ -48,14 +48,18 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def built(folder: Path, kind: str = "wheel") -> Path:
+    """Builds with the backend itself, which needs no network."""
+    pytest.importorskip("hatchling", reason="the wheel is built with hatchling")
+    run(sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder, cwd=ROOT)
+    (file,) = folder.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return file
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Builds the wheel with the backend itself, which needs no network."""
-    pytest.importorskip("hatchling", reason="the wheel is built with hatchling")
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=ROOT)
-    (built,) = folder.glob("*.whl")
-    return built
+    """The wheel."""
+    return built(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,17 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     assert names == files
     assert "crossfuse/py.typed" in names
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_two_builds_have_the_same_bytes(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the date of the commit, for example, a user can build what was published."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1750000000")
+    one, other = (built(tmp_path / name, kind) for name in ("one", "other"))
+    assert one.name == other.name
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_the_wheel_carries_its_licence(wheel: Path) -> None:
