@@ -113,7 +113,9 @@ def _or_eager(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callab
         try:
             return compiled(*args, **options)
         except Exception as reason:
-            # By name: to import it takes as long as to import all of torch.
+            # By name: to import them takes as long as to import all of torch.
+            if type(reason).__name__ == "Unsupported":
+                _check_call(eager, args, options)
             if type(reason).__name__ != "FailOnRecompileLimitHit":
                 raise
         if not warned:
@@ -122,6 +124,14 @@ def _or_eager(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callab
         return eager(*args, **options)
 
     return call
+
+
+def _check_call(eager: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Raises the error of a wrong call, in which a compiler finds only that it cannot trace it."""
+    try:
+        eager(*args, **options)
+    except (TypeError, ValueError) as wrong:
+        raise wrong from None
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401

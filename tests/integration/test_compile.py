@@ -264,6 +264,15 @@ def test_hooks_and_checkpoints_see_the_module_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_wrong_call_of_a_compiled_module_gets_the_error_of_the_module() -> None:
+    compiled = crossfuse.compile(filled(LAYERS["rcma of any length"](), 0))
+    with pytest.raises(ValueError, match="'face' has 9 features on axis 2, not 3") as caught:
+        compiled({"face": torch.ones(1, 4, 9)})
+    assert caught.value.__suppress_context__, "the compiler's error above it"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [torch.compile, crossfuse.compile], ids=["torch", "crossfuse"])
 def test_a_compiled_module_is_compiled_as_what_it_holds(
     first: Callable[[nn.Module], nn.Module],
