@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._masks import valid_count
 from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
+from crossfuse.functional import _equations as equations
 
 _NAME = "RecursiveCrossModalAttention"
 
@@ -106,24 +106,24 @@ class Branch(nn.Module):
             dropout: Probability of dropping an element of H O.
         """
         correlation = self._correlation(inner, joint, valid)
-        attention = functional.rcma_attention_map(
+        attention = equations.rcma_attention_map(
             inner, correlation, self.feature, longest=self.sizes.length
         )
-        features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
+        features = equations.rcma_attended_features(x, attention, self.output, dropout=dropout)
         return Attended(features, correlation, attention)
 
     def _correlation(self, x: Tensor, joint: Joint, valid: Tensor | None) -> Tensor:
         if self.temporal is None:
-            return functional.rcma_timeless_correlation(x, joint[0], valid_count(x, valid))
+            return equations.rcma_timeless_correlation(x, joint[0], valid_count(x, valid))
         steps = x.shape[1]
         if len(joint) == 1:
             temporal = leading_part(self.temporal, steps, joint[0].shape[1])
-            return functional.rcma_correlation(x, joint[0], temporal)
+            return equations.rcma_correlation(x, joint[0], temporal)
         blocks = zip(
             torch.split(self.temporal, list(self.sizes.columns), dim=1), joint, strict=True
         )
         temporals = [leading_part(block, steps, part.shape[1]) for block, part in blocks]
-        return functional.rcma_unaligned_correlation(x, joint, temporals)
+        return equations.rcma_unaligned_correlation(x, joint, temporals)
 
     @override
     def extra_repr(self) -> str:
@@ -162,11 +162,11 @@ class Step(nn.ModuleDict):
             if len(branch.sizes.columns) > 1:
                 joint: Joint = [inner[m] for m in members]
             elif len(members) == len(inner):
-                whole = functional.concat_features(inner) if whole is None else whole
+                whole = equations.concat_features(inner) if whole is None else whole
                 joint = [whole]
             else:
                 joined = [inner[m] for m in members]
-                joint = joined if len(joined) == 1 else [functional.concat_features(joined)]
+                joint = joined if len(joined) == 1 else [equations.concat_features(joined)]
             yield branch, x, own, joint, valid
 
 

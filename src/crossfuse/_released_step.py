@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._masks import any_valid, zero_invalid
 from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
 from crossfuse._recursive_step import Attended, Sizes
+from crossfuse.functional import _equations as equations
 
 _NAME = "RecursiveCrossModalAttention"
 
@@ -91,7 +91,7 @@ class ReleasedBranch(nn.Module):
             dropout: Probability of dropping an element of C, and of relu(H O + o).
         """
         steps = x.shape[1]
-        correlation = functional.rcma_released_correlation(
+        correlation = equations.rcma_released_correlation(
             x,
             joint,
             leading_part(self.temporal, steps, steps),
@@ -102,12 +102,12 @@ class ReleasedBranch(nn.Module):
             dropout=dropout,
             longest=self.length,
         )
-        attention = functional.rcma_released_attention_map(
+        attention = equations.rcma_released_attention_map(
             x, correlation, self.feature, self.feature_bias, longest=self.length
         )
         # The biases reach invalid steps.
         attention = zero_invalid(attention, valid)
-        features = functional.rcma_released_attended_features(
+        features = equations.rcma_released_attended_features(
             x, attention, self.output, self.output_bias, dropout=dropout
         )
         return Attended(zero_invalid(features, valid), correlation, attention)
@@ -143,5 +143,5 @@ class ReleasedStep(nn.ModuleDict):
         branches: list[Any] = list(self.values())  # also if they are wrapped
         for branch, x, valid in zip(branches, features, masks, strict=True):
             members = branch.sizes.members
-            joint = functional.concat_features([features[m] for m in members])
+            joint = equations.concat_features([features[m] for m in members])
             yield branch, x, joint, valid, any_valid([masks[m] for m in members])

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._masks import valid_count, zero_invalid
 from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
 from crossfuse._recursive_step import Attended, Joint, Sizes, init_temporal_
+from crossfuse.functional import _equations as equations
 
 _NAME = "RecursiveCrossModalAttention"
 _HEADS = 4  # or the largest divisor that d shares with it
@@ -75,12 +75,12 @@ class StableBranch(nn.Module):
     ) -> Attended:
         """Returns the attended features, C and H; arguments as for the paper's branch."""
         value = zero_invalid(self._value(joint, x.shape[1]), valid)
-        correlation = functional.rcma_stable_correlation(
+        correlation = equations.rcma_stable_correlation(
             inner @ self.key, value, valid_count(x, valid), self.heads
         )
-        attention = functional.rcma_stable_attention_map(inner @ self.feature, correlation)
-        features = functional.rcma_attended_features(x, attention, self.output, dropout=dropout)
-        features = functional.rcma_feed_forward(
+        attention = equations.rcma_stable_attention_map(inner @ self.feature, correlation)
+        features = equations.rcma_attended_features(x, attention, self.output, dropout=dropout)
+        features = equations.rcma_feed_forward(
             features, self.hidden, self.hidden_bias, self.back, dropout=dropout
         )
         return Attended(zero_invalid(features, valid), correlation, attention)

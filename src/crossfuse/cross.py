@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import check_positive
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
 from crossfuse._parameters import check_parameters, new_parameter
+from crossfuse.functional import _equations as equations
 
 
 class CrossAttention(nn.Module):
@@ -106,10 +106,10 @@ class CrossAttention(nn.Module):
         attended: list[list[Tensor]] = [[] for _ in inputs.features]
         for (i, one), (j, other) in combinations(enumerate(self.modalities.dims), 2):
             x, y = inputs.features[i], inputs.features[j]
-            correlation = functional.cross_correlation(x, y, self._weight(one, other))
+            correlation = equations.cross_correlation(x, y, self._weight(one, other))
             attended[i].append(self._attend(x, correlation, inputs.masks[i]))
             attended[j].append(self._attend(y, correlation.mT, inputs.masks[j]))
-        fused = map(functional.cross_attended_features, inputs.features, attended)
+        fused = map(equations.cross_attended_features, inputs.features, attended)
         return inputs.restore(list(map(zero_invalid, fused, inputs.masks)))
 
     @override
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
         return weight
 
     def _attend(self, x: Tensor, correlation: Tensor, valid: Tensor | None) -> Tensor:
-        return functional.cross_attention(x, correlation, valid, temperature=self.temperature)
+        return equations.cross_attention(x, correlation, valid, temperature=self.temperature)
 
 
 class _Weights(nn.Module):

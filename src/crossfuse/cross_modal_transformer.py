@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import check_probability, check_size, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, T
 from crossfuse._parameters import check_parameters
+from crossfuse.functional import _equations as equations
 
 _NAME = "CrossModalTransformer"
 _MOST_BLOCKS = 1000  # of a stack: many more than are of use, and few enough to build
@@ -165,7 +165,7 @@ class CrossModalTransformer(nn.Module):
             modalities, mask, like=getattr(maps[0], "weight", None), aligned=False
         )
         embedded = {
-            name: functional.cross_modal_positions(linear(x))
+            name: equations.cross_modal_positions(linear(x))
             for name, linear, x in zip(self.embed, maps, inputs.features, strict=True)
         }
         masks = dict(zip(embedded, inputs.masks, strict=True))
@@ -263,7 +263,7 @@ class _Block(nn.Module):
     def forward(self, target: Tensor, source: Tensor, valid: Tensor | None) -> Tensor:
         """Attends to the valid steps of the source (B, S, k): (B, L, k) in, (B, L, k) out."""
         source = self.source_norm(source)
-        attended = functional.cross_modal_attention(
+        attended = equations.cross_modal_attention(
             self.query(self.target_norm(target)),
             self.key(source),
             self.value(source),

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T, leading_part
 from crossfuse._parameters import check_parameters, copy_leading_, new_parameter
 from crossfuse._recursive_step import MOST_RECURSIONS, Attended, start_as_identity_
+from crossfuse.functional import _equations as equations
 from crossfuse.gate import DynamicGate, gated
 from crossfuse.inspection import Inspection, Recursion
 
@@ -285,7 +285,7 @@ class _Step(nn.ModuleDict):
     def _inputs(
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None]
     ) -> Iterator[tuple[Any, Tensor, Tensor, Tensor | None]]:
-        joint = functional.concat_features(features)
+        joint = equations.concat_features(features)
         branches: list[Any] = list(self.values())  # also if they are wrapped
         for branch, x, valid in zip(branches, features, masks, strict=True):
             yield branch, x, joint, valid
@@ -336,10 +336,10 @@ class _Branch(nn.Module):
         """Returns the attended features, C and H."""
         steps = x.shape[1]
         temporal = leading_part(self.temporal, steps, steps)
-        correlation = functional.jca_correlation(x, joint, temporal)
-        attention = functional.jca_attention_map(x, correlation, self.own[:steps], self.joint)
+        correlation = equations.jca_correlation(x, joint, temporal)
+        attention = equations.jca_attention_map(x, correlation, self.own[:steps], self.joint)
         output = leading_part(self.output, self.output.shape[0], steps)
-        features = functional.jca_attended_features(x, attention, output, dropout=dropout)
+        features = equations.jca_attended_features(x, attention, output, dropout=dropout)
         return Attended(zero_invalid(features, valid), correlation, attention)
 
     @override

@@ -5,11 +5,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import check_choice, check_size
 from crossfuse._masks import any_valid, valid_steps, zero_invalid
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet
 from crossfuse._parameters import check_parameters
+from crossfuse.functional import _equations as equations
 
 
 class LeaderFollowerAttention(nn.Module):
@@ -98,7 +98,7 @@ class LeaderFollowerAttention(nn.Module):
         # Which modality is valid at which step, (B, L, N); None if all are everywhere.
         present = None if whole else rearrange([valid_steps(*m) for m in masks], "n b l -> b l n")
         query, key, value = (_mapped(maps, inputs) for maps in (self.query, self.key, self.value))
-        attended = functional.leader_follower_attention(query, key, value, present)
+        attended = equations.leader_follower_attention(query, key, value, present)
         leader = inputs.features[list(self.modalities.dims).index(self.leader)]
         fused = torch.cat([leader, rearrange(self.norm(attended), "b l n k -> b l (n k)")], dim=-1)
         return zero_invalid(fused, any_valid(inputs.masks))

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse import functional
 from crossfuse._errors import as_int, check_layout, error
 from crossfuse._masks import zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet, Structure, T
 from crossfuse._parameters import check_parameters
+from crossfuse.functional import _equations as equations
 
 
 class MaskedMean(nn.Module):
@@ -63,7 +63,7 @@ class MaskedMean(nn.Module):
             if value is not None:
                 check_layout("MaskedMean", name, value, None)
         pooled = [
-            None if value is None else functional.masked_mean(zero_invalid(value, valid), valid)
+            None if value is None else equations.masked_mean(zero_invalid(value, valid), valid)
             for value, valid in zip(given.values(), structure.masks(mask, given), strict=True)
         ]
         return structure.restorer(x)(pooled)
@@ -165,7 +165,7 @@ class AttentionPooling(nn.Module):
         queries = [query() for query in self.queries.values()]
         inputs = self.modalities.flatten(modalities, mask, like=queries[0], aligned=False)
         pooled = [
-            functional.attention_pooling(x, query, valid)
+            equations.attention_pooling(x, query, valid)
             for x, query, valid in zip(inputs.features, queries, inputs.masks, strict=True)
         ]
         return inputs.restore(pooled)

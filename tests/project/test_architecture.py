@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import crossfuse
-from crossfuse import functional
+from crossfuse.functional import _equations as equations
 
 PACKAGE = Path(crossfuse.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -171,16 +171,16 @@ def test_forward_does_not_look_at_the_data(path: Path) -> None:
 
 
 def test_few_calls_lead_to_the_equation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """forward -> Step.forward -> Branch.forward -> attend -> functional, and nothing between."""
+    """forward -> Step.forward -> Branch.forward -> attend -> the equation, and nothing between."""
     seen: list[list[str]] = []
-    equation = functional.rcma_attended_features
+    equation = equations.rcma_attended_features
 
     def recorded(x: Tensor, attention: Tensor, output: Tensor, *, dropout: float) -> Tensor:
         stack = [f.name for f in traceback.extract_stack() if f.filename.startswith(str(PACKAGE))]
         seen.append(stack)
         return equation(x, attention, output, dropout=dropout)
 
-    monkeypatch.setattr(functional, "rcma_attended_features", recorded)
+    monkeypatch.setattr(equations, "rcma_attended_features", recorded)
     crossfuse.RecursiveCrossModalAttention([3, 5])([torch.ones(1, 2, 3), torch.ones(1, 2, 5)])
     named = [name for name in seen[0] if not name.startswith("<")]
     assert named == ["forward", "forward", "forward", "attend"]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_positive
-from crossfuse.functional._checks import check_axes, check_each
+from crossfuse.functional._checks import checked
 
 
+@checked(x="BLd", other="BLe", weight="de")
 def cross_correlation(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     r"""Correlates every step of a modality with every step of another.
 
@@ -32,10 +32,10 @@ def cross_correlation(x: Tensor, other: Tensor, weight: Tensor) -> Tensor:
         >>> cross_correlation(x, other, torch.randn(4, 3)).shape
         torch.Size([2, 9, 9])
     """
-    check_axes("cross_correlation", x=(x, "BLd"), other=(other, "BLe"), weight=(weight, "de"))
     return x @ weight @ other.mT
 
 
+@checked(x="BLd", correlation="BLL", valid="BL bool none")
 def cross_attention(
     x: Tensor, correlation: Tensor, valid: Tensor | None = None, *, temperature: float = 1.0
 ) -> Tensor:
@@ -60,13 +60,6 @@ def cross_attention(
         >>> torch.allclose(found[:, 0], x.mean(dim=1))  # no correlation: the mean over the steps
         True
     """
-    check_axes(
-        "cross_attention",
-        x=(x, "BLd"),
-        correlation=(correlation, "BLL"),
-        valid=(valid, "BL bool none"),
-    )
-    check_positive("functional.cross_attention", "temperature", temperature, least=1e-30)
     scores = correlation / temperature
     if valid is not None:
         # The lowest number rather than -inf: the weights stay finite if no step is valid.
@@ -74,6 +67,7 @@ def cross_attention(
     return torch.softmax(scores, dim=1).mT @ x
 
 
+@checked(x="BLd", attended="*BLd")
 def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
     r"""Adds the mean of the attended features over the other modalities.
 
@@ -93,9 +87,6 @@ def cross_attended_features(x: Tensor, attended: Sequence[Tensor]) -> Tensor:
         >>> torch.equal(cross_attended_features(x, [-x, -x]), torch.zeros(2, 9, 4))
         True
     """
-    check_each("cross_attended_features", "attended", attended)
-    parts = {f"attended[{k}]": (part, "BLd") for k, part in enumerate(attended)}
-    check_axes("cross_attended_features", x=(x, "BLd"), **parts)
     total = attended[0]
     for one in attended[1:]:
         total = total + one

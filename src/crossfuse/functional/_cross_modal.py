@@ -8,11 +8,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from crossfuse.functional._checks import check_axes, check_heads
+from crossfuse.functional._checks import checked
 
 _PERIOD = 10000.0  # longest period of the positions, in steps and over 2 pi
 
 
+@checked(x="BLK")
 def cross_modal_positions(x: Tensor) -> Tensor:
     r"""Adds the sinusoidal encoding of its position to each step.
 
@@ -32,7 +33,6 @@ def cross_modal_positions(x: Tensor) -> Tensor:
         >>> cross_modal_positions(torch.zeros(1, 3, 4))[0, 0]
         tensor([0., 1., 0., 1.])
     """
-    check_axes("cross_modal_positions", x=(x, "BLK"))
     width = x.shape[-1]
     # Half precision cannot count the steps of a long window.
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -43,6 +43,7 @@ def cross_modal_positions(x: Tensor) -> Tensor:
     return x + waves.to(x.dtype)
 
 
+@checked(query="BLK", key="BSK", value="BSK", valid="BS bool none")
 def cross_modal_attention(
     query: Tensor, key: Tensor, value: Tensor, valid: Tensor | None = None, *, heads: int = 1
 ) -> Tensor:
@@ -68,14 +69,6 @@ def cross_modal_attention(
         >>> cross_modal_attention(query, key, value, heads=2).shape
         torch.Size([2, 9, 8])
     """
-    check_axes(
-        "cross_modal_attention",
-        query=(query, "BLK"),
-        key=(key, "BSK"),
-        value=(value, "BSK"),
-        valid=(valid, "BS bool none"),
-    )
-    check_heads("cross_modal_attention", heads, query.shape[-1])
     q, k, v = (rearrange(x, "b l (h k) -> b h l k", h=heads) for x in (query, key, value))
     if valid is None:
         return rearrange(scaled_dot_product_attention(q, k, v), "b h l k -> b l (h k)")

@@ -7,11 +7,11 @@ K width of the attention map.
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_probability
-from crossfuse.functional._checks import check_axes
+from crossfuse.functional._checks import checked
 from crossfuse.functional._products import correlate, mix
 
 
+@checked(x="BLd", joint="BLD", temporal="LL")
 def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     r"""Correlates every feature of a modality with every feature of the joint, mixed over time.
 
@@ -32,10 +32,10 @@ def jca_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
         >>> jca_correlation(x, joint, torch.randn(9, 9)).shape
         torch.Size([2, 4, 7])
     """
-    check_axes("jca_correlation", x=(x, "BLd"), joint=(joint, "BLD"), temporal=(temporal, "LL"))
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
+@checked(x="BLd", correlation="BdD", own="LK", joint="DK")
 def jca_attention_map(x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor) -> Tensor:
     r"""Combines a modality's features with its correlation, projected from the steps to width K.
 
@@ -57,16 +57,10 @@ def jca_attention_map(x: Tensor, correlation: Tensor, own: Tensor, joint: Tensor
         >>> jca_attention_map(x, correlation, torch.randn(9, 5), torch.randn(7, 5)).shape
         torch.Size([2, 4, 5])
     """
-    check_axes(
-        "jca_attention_map",
-        x=(x, "BLd"),
-        correlation=(correlation, "BdD"),
-        own=(own, "LK"),
-        joint=(joint, "DK"),
-    )
     return torch.relu_(mix(own.mT, x).mT + correlation @ joint)
 
 
+@checked(x="BLd", attention="BdK", output="KL")
 def jca_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
@@ -90,11 +84,4 @@ def jca_attended_features(
         >>> jca_attended_features(x, attention, torch.randn(5, 9)).shape
         torch.Size([2, 9, 4])
     """
-    check_axes(
-        "jca_attended_features",
-        x=(x, "BLd"),
-        attention=(attention, "BdK"),
-        output=(output, "KL"),
-    )
-    check_probability("functional.jca_attended_features", "dropout", dropout)
     return x + torch.dropout(mix(output.mT, attention.mT), dropout, train=True)

@@ -6,9 +6,10 @@ Shapes: B batch, L steps, N modalities, K width of the queries, keys and values.
 import torch
 from torch import Tensor
 
-from crossfuse.functional._checks import check_axes
+from crossfuse.functional._checks import checked
 
 
+@checked(query="BLNK", key="BLNK", value="BLNK", present="BLN bool none")
 def leader_follower_attention(
     query: Tensor, key: Tensor, value: Tensor, present: Tensor | None = None
 ) -> Tensor:
@@ -32,13 +33,6 @@ def leader_follower_attention(
         >>> leader_follower_attention(query, key, value).shape
         torch.Size([2, 9, 3, 8])
     """
-    check_axes(
-        "leader_follower_attention",
-        query=(query, "BLNK"),
-        key=(key, "BLNK"),
-        value=(value, "BLNK"),
-        present=(present, "BLN bool none"),
-    )
     scores = key @ query.mT * query.shape[-1] ** -0.5
     if present is None:
         return torch.softmax(scores, dim=-1) @ value + value

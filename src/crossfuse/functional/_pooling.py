@@ -6,9 +6,10 @@ Shapes: B batch, L steps, d features of :math:`X`. Invalid steps of :math:`X` ar
 import torch
 from torch import Tensor
 
-from crossfuse.functional._checks import check_axes
+from crossfuse.functional._checks import checked
 
 
+@checked(x="BLd", valid="BL bool none")
 def masked_mean(x: Tensor, valid: Tensor | None = None) -> Tensor:
     r"""Averages features over the valid steps.
 
@@ -25,13 +26,13 @@ def masked_mean(x: Tensor, valid: Tensor | None = None) -> Tensor:
         >>> masked_mean(torch.tensor([[[2.0], [4.0], [0.0]]]), torch.tensor([[True, True, False]]))
         tensor([[3.]])
     """
-    check_axes("masked_mean", x=(x, "BLd"), valid=(valid, "BL bool none"))
     # A sum of many steps can leave the range of half precision, although their mean does not.
     total = x.sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
     count = x.shape[1] if valid is None else valid.sum(dim=1, keepdim=True).clamp(min=1)
     return (total / count).to(x.dtype)
 
 
+@checked(x="BLd", query="d", valid="BL bool none")
 def attention_pooling(x: Tensor, query: Tensor, valid: Tensor | None = None) -> Tensor:
     r"""Averages features over the valid steps, weighted by their product with a query.
 
@@ -50,7 +51,6 @@ def attention_pooling(x: Tensor, query: Tensor, valid: Tensor | None = None) -> 
         >>> torch.allclose(attention_pooling(x, torch.zeros(4)), x.mean(dim=1), atol=1e-6)
         True
     """
-    check_axes("attention_pooling", x=(x, "BLd"), query=(query, "d"), valid=(valid, "BL bool none"))
     scores = x @ (query / query.shape[0] ** 0.5)
     if valid is not None:
         # The lowest number rather than -inf: where no step is valid the weights stay finite.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossfuse._errors import check_probability, check_size, error
-from crossfuse.functional._checks import check_axes, check_count, check_each
+from crossfuse.functional._checks import check_blocks, checked
 from crossfuse.functional._products import correlate, spread
 
 
+@checked(features="*BL.")
 def concat_features(features: Sequence[Tensor]) -> Tensor:
     r"""Concatenates features: the joint of a modality.
 
@@ -33,13 +33,10 @@ def concat_features(features: Sequence[Tensor]) -> Tensor:
         >>> concat_features([torch.randn(2, 9, 5), torch.randn(2, 9, 2)]).shape
         torch.Size([2, 9, 7])
     """
-    check_each("concat_features", "features", features)
-    check_axes(
-        "concat_features", **{f"features[{k}]": (x, f"BL{k}") for k, x in enumerate(features)}
-    )
     return torch.cat(list(features), dim=-1)
 
 
+@checked(x="BLd", joint="BMD", temporal="LM")
 def rcma_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
     r"""Correlates every feature of a modality with every feature of its joint, mixed over time.
 
@@ -61,10 +58,10 @@ def rcma_correlation(x: Tensor, joint: Tensor, temporal: Tensor) -> Tensor:
         torch.Size([2, 4, 7])
     """
     # M steps of the joint, which are L but where a layer has a length for each modality.
-    check_axes("rcma_correlation", x=(x, "BLd"), joint=(joint, "BMD"), temporal=(temporal, "LM"))
     return torch.tanh_(correlate(x, joint, temporal * joint.shape[-1] ** -0.5))
 
 
+@checked(also=check_blocks, x="BLd", others="*B..", temporals="*L.")
 def rcma_unaligned_correlation(
     x: Tensor, others: Sequence[Tensor], temporals: Sequence[Tensor]
 ) -> Tensor:
@@ -88,12 +85,12 @@ def rcma_unaligned_correlation(
         >>> rcma_unaligned_correlation(x, others, [torch.randn(9, 30), torch.randn(9, 6)]).shape
         torch.Size([2, 4, 7])
     """
-    _check_unaligned(x, others, temporals)
     scale = sum(other.shape[-1] for other in others) ** -0.5
     blocks = [correlate(x, other, t * scale) for other, t in zip(others, temporals, strict=True)]
     return torch.tanh_(torch.cat(blocks, dim=-1))
 
 
+@checked(x="BLd", joint="BLD")
 def rcma_timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> Tensor:
     r"""Correlates a modality with its joint at equal steps, for windows of any length.
 
@@ -116,8 +113,6 @@ def rcma_timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> 
         >>> rcma_timeless_correlation(x, joint, torch.tensor([9, 5])).shape
         torch.Size([2, 4, 7])
     """
-    check_axes("rcma_timeless_correlation", x=(x, "BLd"), joint=(joint, "BLD"))
-    check_count("rcma_timeless_correlation", count, x)
     count = count.clamp(min=1) if isinstance(count, Tensor) else count
     if isinstance(count, Tensor) and count.ndim == 1:
         # Half precision holds no count above 2048 exactly: the root is taken in single precision.
@@ -126,6 +121,7 @@ def rcma_timeless_correlation(x: Tensor, joint: Tensor, count: Tensor | int) -> 
     return torch.tanh_((x * count**-0.5).mT @ joint)
 
 
+@checked(x="BLd", correlation="BdD", feature="dd")
 def rcma_attention_map(
     x: Tensor,
     correlation: Tensor,
@@ -154,17 +150,10 @@ def rcma_attention_map(
         >>> rcma_attention_map(x, correlation, torch.randn(4, 4)).shape
         torch.Size([2, 9, 7])
     """
-    check_axes(
-        "rcma_attention_map",
-        x=(x, "BLd"),
-        correlation=(correlation, "BdD"),
-        feature=(feature, "dd"),
-    )
-    if longest is not None:
-        check_size("functional.rcma_attention_map", "longest", longest)
     return torch.relu_(spread(x, correlation, feature, longest))
 
 
+@checked(x="BLd", attention="BLD", output="Dd")
 def rcma_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
@@ -188,33 +177,4 @@ def rcma_attended_features(
         >>> rcma_attended_features(x, attention, torch.randn(7, 4)).shape
         torch.Size([2, 9, 4])
     """
-    check_axes(
-        "rcma_attended_features",
-        x=(x, "BLd"),
-        attention=(attention, "BLD"),
-        output=(output, "Dd"),
-    )
-    check_probability("functional.rcma_attended_features", "dropout", dropout)
     return x + torch.dropout(attention @ output, dropout, train=True)
-
-
-def _check_unaligned(x: Tensor, others: Sequence[Tensor], temporals: Sequence[Tensor]) -> None:
-    """Refuses other than one temporal block for each modality of the joint."""
-    check_each("rcma_unaligned_correlation", "others", others)
-    check_each("rcma_unaligned_correlation", "temporals", temporals)
-    if len(others) != len(temporals):
-        raise error(
-            ValueError,
-            "functional.rcma_unaligned_correlation",
-            "temporals has not one block for each of the others",
-            got=f"{len(temporals)} blocks for {len(others)} modalities",
-            expected=f"{len(others)} blocks (L, L_j)",
-            hint="torch.split(temporal, lengths, dim=1) cuts T into blocks",
-        )
-    for other, temporal in zip(others, temporals, strict=True):
-        check_axes(
-            "rcma_unaligned_correlation",
-            x=(x, "BLd"),
-            others=(other, "BMe"),
-            temporals=(temporal, "LM"),
-        )

@@ -7,11 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from crossfuse._errors import check_probability, check_size
-from crossfuse.functional._checks import check_axes
+from crossfuse.functional._checks import checked
 from crossfuse.functional._products import mix, spread
 
 
+@checked(
+    x="BLd",
+    joint="BLD",
+    temporal="LL",
+    bias="L",
+    mapping="DD none",
+    mapping_bias="D none",
+    valid="BL bool none",
+)
 def rcma_released_correlation(
     x: Tensor,
     joint: Tensor,
@@ -49,19 +57,6 @@ def rcma_released_correlation(
         >>> rcma_released_correlation(x, joint, torch.randn(9, 9), torch.randn(9)).shape
         torch.Size([2, 4, 7])
     """
-    check_axes(
-        "rcma_released_correlation",
-        x=(x, "BLd"),
-        joint=(joint, "BLD"),
-        temporal=(temporal, "LL"),
-        bias=(bias, "L"),
-        mapping=(mapping, "DD none"),
-        mapping_bias=(mapping_bias, "D none"),
-        valid=(valid, "BL bool none"),
-    )
-    check_probability("functional.rcma_released_correlation", "dropout", dropout)
-    if longest is not None:
-        check_size("functional.rcma_released_correlation", "longest", longest)
     scale = joint.shape[-1] ** -0.5
     if mapping is not None and x.shape[-1] < (longest or x.shape[1]):
         # Fewer features than steps: P comes after the product, and p where the steps are summed.
@@ -89,6 +84,7 @@ def _kept(x: Tensor, valid: Tensor | None) -> Tensor:
     return x if valid is None else x * valid[..., None]
 
 
+@checked(x="BLd", correlation="BdD", feature="dd", bias="d")
 def rcma_released_attention_map(
     x: Tensor,
     correlation: Tensor,
@@ -116,19 +112,11 @@ def rcma_released_attention_map(
         >>> rcma_released_attention_map(x, correlation, torch.randn(4, 4), torch.randn(4)).shape
         torch.Size([2, 9, 7])
     """
-    check_axes(
-        "rcma_released_attention_map",
-        x=(x, "BLd"),
-        correlation=(correlation, "BdD"),
-        feature=(feature, "dd"),
-        bias=(bias, "d"),
-    )
-    if longest is not None:
-        check_size("functional.rcma_released_attention_map", "longest", longest)
     scores = spread(x, correlation, feature, longest, bias)
     return torch.relu(torch.tanh_(scores))
 
 
+@checked(x="BLd", attention="BLD", output="Dd", bias="d")
 def rcma_released_attended_features(
     x: Tensor, attention: Tensor, output: Tensor, bias: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
@@ -151,13 +139,5 @@ def rcma_released_attended_features(
         >>> rcma_released_attended_features(x, attention, torch.randn(7, 4), torch.randn(4)).shape
         torch.Size([2, 9, 4])
     """
-    check_axes(
-        "rcma_released_attended_features",
-        x=(x, "BLd"),
-        attention=(attention, "BLD"),
-        output=(output, "Dd"),
-        bias=(bias, "d"),
-    )
-    check_probability("functional.rcma_released_attended_features", "dropout", dropout)
     found = linear(attention, output.mT, bias)
     return x + torch.dropout(torch.relu_(found), dropout, train=True)

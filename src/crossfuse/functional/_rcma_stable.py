@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
-from crossfuse._errors import check_probability, error
-from crossfuse.functional._checks import check_axes, check_count, check_heads
+from crossfuse.functional._checks import check_stable_heads, checked
 
 
+@checked(key="BLd", value="BLd")
 def rcma_stable_correlation(
     key: Tensor, value: Tensor, count: Tensor | int, heads: int = 1
 ) -> Tensor:
@@ -38,9 +38,6 @@ def rcma_stable_correlation(
         >>> correlation.shape, bool(correlation.abs().max() <= 1)
         (torch.Size([2, 4, 2, 2]), True)
     """
-    check_axes("rcma_stable_correlation", key=(key, "BLd"), value=(value, "BLd"))
-    check_count("rcma_stable_correlation", count, key)
-    check_heads("rcma_stable_correlation", heads, key.shape[-1])
     count = count.clamp(min=1) if isinstance(count, Tensor) else count
     if isinstance(count, Tensor) and count.ndim == 1:
         count = count[:, None, None]
@@ -52,6 +49,7 @@ def rcma_stable_correlation(
     return (keys.mT @ values) * size
 
 
+@checked(also=check_stable_heads, query="BLd", correlation="Bhkk")
 def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
     r"""Spreads the correlation over the steps.
 
@@ -71,21 +69,12 @@ def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
         >>> rcma_stable_attention_map(query, correlation).shape
         torch.Size([2, 9, 8])
     """
-    check_axes("rcma_stable_attention_map", query=(query, "BLd"), correlation=(correlation, "Bhkk"))
-    heads, width = correlation.shape[1], correlation.shape[2]
-    if heads * width != query.shape[-1]:
-        raise error(
-            ValueError,
-            "functional.rcma_stable_attention_map",
-            "the heads of 'correlation' do not make up the features of 'query'",
-            got=f"{heads} heads of {width} for {query.shape[-1]} features",
-            expected="heads times their features",
-            hint="rcma_stable_correlation(key, value, count, heads) makes such heads",
-        )
+    heads, width = correlation.shape[1:3]
     spread: Tensor = _split(query, heads) @ (correlation * width**-0.5)
     return spread.transpose(1, 2).flatten(2)
 
 
+@checked(x="BLd", hidden="dm", hidden_bias="m", back="md")
 def rcma_feed_forward(
     x: Tensor, hidden: Tensor, hidden_bias: Tensor, back: Tensor, *, dropout: float = 0.0
 ) -> Tensor:
@@ -110,14 +99,6 @@ def rcma_feed_forward(
         >>> rcma_feed_forward(x, torch.randn(4, 8), torch.zeros(8), torch.randn(8, 4)).shape
         torch.Size([2, 9, 4])
     """
-    check_axes(
-        "rcma_feed_forward",
-        x=(x, "BLd"),
-        hidden=(hidden, "dm"),
-        hidden_bias=(hidden_bias, "m"),
-        back=(back, "md"),
-    )
-    check_probability("functional.rcma_feed_forward", "dropout", dropout)
     scores = linear(layer_norm(x, x.shape[-1:]), hidden.mT, hidden_bias)
     return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
 
