@@ -103,6 +103,10 @@ def _memory() -> float:
         return math.inf
 
 
+# A compiler takes the answer as it is; it cannot trace the question.
+vars()["_memory"]._dynamo_marked_constant = True
+
+
 def check_probability(layer: str, name: str, value: object) -> float:
     """Reads a probability in [0, 1]."""
     number = _real(value)
