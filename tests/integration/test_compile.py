@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 import crossfuse
 from crossfuse import _compile
 from tests.support import properties
-from tests.support.layers import foreign_warnings_silenced
+from tests.support.layers import SPECIMENS, foreign_warnings_silenced
 from tests.support.strategies import filled
 
 # The first are those that it compiles for: unlike each other and all sizes of features, for which
@@ -261,6 +261,22 @@ def test_hooks_and_checkpoints_see_the_module_once() -> None:
     compiled.load_state_dict(compiled.state_dict())
     assert not compiled.eval().training
     assert not layer.training
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
+def test_a_live_window_streams_compiled_in_two_graphs() -> None:
+    """One begins the stream, one goes on."""
+    live = SPECIMENS["LiveWindow"].module()
+    assert isinstance(live, crossfuse.LiveWindow)
+    step, state, expected = crossfuse.compile(live.stream), None, None
+    with torch.no_grad():
+        for length in (2, 3, 2, 4):
+            frame = batch(8, length)
+            actual, state = step(frame, state)
+            output, expected = live.stream(frame, expected)
+            properties.close(actual, output, f"a chunk of {length}", 1e-5)
+    assert graphs() == 2
 
 
 @pytest.mark.slow
