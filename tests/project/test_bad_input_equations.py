@@ -114,3 +114,17 @@ def test_equations_refuse_wrong_tensors(equation: str) -> None:
         for kind, mistaken in MISTAKEN.items():
             if isinstance(x, Tensor) and _is_mistake(equation, name, kind):
                 refused(lambda: function(**{**arguments, name: mistaken(x)}))  # noqa: B023 - called at once
+
+
+def test_the_least_that_fits_is_no_mistake() -> None:
+    for equation in ("rcma_timeless_correlation", "rcma_stable_correlation"):
+        function = getattr(functional, equation)
+        assert torch.is_tensor(function(**{**EQUATIONS[equation], "count": 1}))
+    assert torch.is_tensor(functional.rcma_unaligned_correlation(X, [JOINT], [T]))
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_a_missing_argument_is_pythons_error(equation: str) -> None:
+    _, *others = EQUATIONS[equation]
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        getattr(functional, equation)(**{name: EQUATIONS[equation][name] for name in others})
