@@ -110,28 +110,31 @@ def _or_eager(compiled: Callable[..., Any], eager: Callable[..., Any]) -> Callab
     @wraps(compiled)
     def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - those of the module
         nonlocal warned
+        refused = False
         try:
             return compiled(*args, **options)
         except Exception as reason:
             # By name: to import them takes as long as to import all of torch.
-            if type(reason).__name__ == "Unsupported":
-                _check_call(eager, args, options)
-            if type(reason).__name__ != "FailOnRecompileLimitHit":
+            kind = type(reason).__name__
+            refused = kind == "Unsupported" and _refuses(eager, args, options)
+            if not refused and kind != "FailOnRecompileLimitHit":
                 raise
-        if not warned:
+        # Here, where the error of a wrong call does not show the compiler's above it.
+        if not refused and not warned:
             _log.warning("too many graphs: calls of another kind run without compilation from now")
-        warned = True
+            warned = True
         return eager(*args, **options)
 
     return call
 
 
-def _check_call(eager: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
-    """Raises the error of a wrong call, in which a compiler finds only that it cannot trace it."""
+def _refuses(eager: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> bool:
+    """Whether a call is wrong, of which a compiler reports only that it cannot trace the error."""
     try:
         eager(*args, **options)
-    except (TypeError, ValueError) as wrong:
-        raise wrong from None
+    except (TypeError, ValueError):
+        return True
+    return False
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401
