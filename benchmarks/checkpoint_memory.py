@@ -71,8 +71,9 @@ def kept(layer: nn.Module, x: list[Tensor]) -> float:
 
 
 def living() -> list[Tensor]:
-    """The tensors on the CPU that Python knows of."""
-    return [y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu"]
+    """The dense tensors on the CPU that Python knows of."""
+    known = (y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu")
+    return [y for y in known if y.layout == torch.strided and not y.is_nested]
 
 
 def peak(layer: nn.Module, x: list[Tensor]) -> float:

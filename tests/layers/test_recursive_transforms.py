@@ -60,7 +60,8 @@ def kept_bytes(recursions: int, *, checkpoint: bool) -> int:
 
     with saved_tensors_hooks(pack, lambda y: y):
         outputs = layer(x)
-    held = [y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu"]
+    known = (y for y in gc.get_objects() if type(y) is Tensor and y.device.type == "cpu")
+    held = [y for y in known if y.layout == torch.strided and not y.is_nested]
     users = {address(y) for y in (*layer.parameters(), *x, *outputs)}
     sizes = {address(y): y.untyped_storage().nbytes() for y in (*saved, *held)}
     return sum(size for at, size in sizes.items() if at not in users)
