@@ -28,7 +28,6 @@ WHICH = ROOT / "examples" / "which_fusion" / "results" / "runs.json"
 AFFWILD2 = ROOT / "examples" / "affwild2" / "results" / "table.json"
 GROWTH = ROOT / "benchmarks" / "results" / "saturation.json"
 LAYER_TIMES = ROOT / "benchmarks" / "results" / "layers-cpu.json"
-SIZE_TIMES = ROOT / "benchmarks" / "results" / "growth-cpu.json"
 WIDTH = 128  # features of each modality where the sizes are counted
 
 LAYERS: dict[str, Callable[[list[int], int], nn.Module]] = {
@@ -229,26 +228,6 @@ def _implementation(row: dict[str, Any]) -> str:
     return f"{name}{', compiled' if row['compiled'] else ''}"
 
 
-def draw_sizes(figure: Figure) -> None:
-    """How long a training step takes against the length and against the number of modalities."""
-    curves = json.loads(SIZE_TIMES.read_text())["curves"]
-    panels = {
-        "L": ("length L (3 modalities)", {"with T": "RCMA, length=L", "default": "RCMA"}),
-        "N": ("modalities N (L = 300)", {"default": "RCMA"}),
-    }
-    for axes, (size, (words, names)) in zip(figure.subplots(2, 1), panels.items(), strict=True):
-        for curve, mark in zip((c for c in curves if c["against"] == size), MARKS, strict=False):
-            times = [1e3 * seconds for seconds in curve["median_s"]]
-            label = names.get(curve["name"], curve["name"])
-            axes.plot(curve["sizes"], times, mark, label=label, markersize=4)
-        axes.set(xscale="log", yscale="log", xlabel=words)
-        sizes = sorted({n for c in curves if c["against"] == size for n in c["sizes"]})
-        axes.set(xticks=sizes, xticklabels=sizes)
-        axes.minorticks_off()
-        axes.legend(frameon=False)
-    figure.supylabel("ms, forward and backward", fontsize=10)
-
-
 def _interval(
     axes: Axes, row: int, mean: float, spread: float, *, digits: int = 1, sign: str = ""
 ) -> None:
@@ -267,7 +246,6 @@ CHARTS: dict[str, tuple[Callable[[Figure], None], Path | None, float]] = {
     "which-fusion": (draw_which, WHICH, 4.6),
     "affwild2-valence": (draw_affwild2, AFFWILD2, 3.6),
     "speed": (draw_speed, LAYER_TIMES, 2.8),
-    "sizes": (draw_sizes, SIZE_TIMES, 5.6),
 }
 
 
