@@ -81,7 +81,7 @@ def check_memory(
     layer: str, what: str, count: object, itemsize: int, device: torch.device | None = None
 ) -> None:
     """Refuses to allocate more numbers on the CPU than this machine has memory for."""
-    # A symbol in a graph is no int; it stands for inputs, which were allocated already.
+    # In a graph a size may be a symbol, not an int: its input is already in memory.
     elsewhere = device is not None and device.type != "cpu"
     if elsewhere or not isinstance(count, int) or count * itemsize <= _memory():
         return

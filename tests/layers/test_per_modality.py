@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from crossfuse import PerModality, TemporalConvNet
 from tests.support import properties
+from tests.support.per_modality import Cumulative
 from tests.support.strategies import Streams, every_cutting, filled, streams
 
 F64 = torch.float64
@@ -170,18 +171,6 @@ def test_a_stream_of_ones_own() -> None:
     layer = PerModality([Sum(), nn.Identity()])
     x = [torch.randn(2, 6, 3, dtype=F64), torch.randn(2, 6, 1, dtype=F64)]
     properties.stream_equals_whole(layer, x, [1, 4])
-
-
-class Cumulative(nn.Module):
-    """A user's own wrapper, which keeps its module under a name that libraries use too."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Tensor, **options: Tensor) -> Tensor:
-        y: Tensor = self.module(*args, **options)
-        return y.cumsum(dim=1)
 
 
 def test_what_cannot_stream_is_named() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossfuse import PerModality
 from tests.support import properties
+from tests.support.per_modality import Cumulative
 
 F64 = torch.float64
 
@@ -60,18 +61,6 @@ class Keywords(nn.Module):
     def forward(self, *args: Tensor, **options: Tensor) -> Tensor:
         y: Tensor = self.net(*args, **options)
         return y
-
-
-class Cumulative(nn.Module):
-    """A user's own wrapper, which keeps its module under a name that libraries use too."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Tensor, **options: Tensor) -> Tensor:
-        y: Tensor = self.module(*args, **options)
-        return y.cumsum(dim=1)
 
 
 class Positional(nn.Module):

@@ -24,6 +24,7 @@ from tests.project.test_bad_input import (
     refused,
 )
 from tests.project.test_bad_input_equations import EQUATIONS, JOINT, T, X
+from tests.project.test_messages import JCA_CHECKPOINT
 from tests.support.reference import Structure
 
 Call = Callable[[], object]
@@ -99,20 +100,8 @@ def _labels(*labels: Structure) -> Call:
     return _collate(*(({"face": FACE[0]}, label) for label in labels))
 
 
-JCA = {
-    f"{name}.weight": torch.ones(size)
-    for letter in "av"
-    for name, size in (
-        (f"affine_{letter}", (4, 4)),
-        (f"W_{letter}", (2, 4)),
-        (f"W_c{letter}", (2, 8)),
-        (f"W_h{letter}", (4, 2)),
-    )
-}
-
-
 def _jca(names: Sequence[str] = ("v", "a"), **options: Structure) -> Call:
-    return lambda: crossfuse.convert.jca(JCA, modalities=names, **options)
+    return lambda: crossfuse.convert.jca(JCA_CHECKPOINT, modalities=names, **options)
 
 
 REFUSED: dict[str, Call] = {
@@ -277,7 +266,7 @@ def test_a_wrong_call_is_refused(name: str) -> None:
     ],
 )
 def test_a_checkpoint_whose_parts_do_not_fit_is_refused(changed: dict[str, Tensor]) -> None:
-    refused(lambda: crossfuse.convert.jca(JCA | changed, modalities=["a", "v"]))
+    refused(lambda: crossfuse.convert.jca(JCA_CHECKPOINT | changed, modalities=["a", "v"]))
 
 
 def test_a_count_of_zero_counts_as_one() -> None:

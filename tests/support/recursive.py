@@ -137,8 +137,8 @@ ONE_STEP = Case(plain(length=1))
 NO_SAMPLES = Case(plain(batch=0))
 ONE_MODALITY = Case(plain(dims=(3,)), joint="all")
 ALL_MASKED = Case(DARK)
-# A mask of its own for each modality and sample, which matters most where a mask is counted (the
-# layer without length) or combined with others (the released joint).
+# Each modality of each sample has its own mask. Faults show most where a mask is counted (the layer
+# without length) or combined with others (the released joint).
 HOLES = Streams((2, 3, 5), 2, (5,) * 3, True, "each", ((3, 31), (9, 0), (16, 1)), frozenset(), 3)
 COUNTED = Case(HOLES, "none")
 COMBINED = Case(HOLES, form="released")
