@@ -12,7 +12,7 @@ from examples.common.methods import COMPARED, MAIN, METHODS
 from examples.common.report import draw_accuracy, draw_confusion, lengths, tables
 from examples.common.runs import Job, run_all
 from examples.common.train import LENGTHS, Budget, DataSet
-from examples.tables import markdown, put_between, rich_table
+from examples.tables import markdown, put_between, show_table
 
 SAVED = "rcma"
 
@@ -104,7 +104,7 @@ def main(data: DataSet, options: Options) -> None:
         raise SystemExit("no run has been completed")
     made = {"varied": lengths(runs)} if options.varied else tables(runs, names)
     for mark, (title, header, body) in made.items():
-        console.print(rich_table(f"{data.title}: {title}", header, body))
+        show_table(console, f"{data.title}: {title}", header, body)
         if options.readme is not None:
             put_between(options.readme, mark, markdown(header, body))
     if not options.varied:

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from examples.tables import markdown, put_between, rich_table
+from examples.tables import markdown, put_between, show_table
 from examples.which_fusion.methods import COMPARED, METHODS, applicable
 from examples.which_fusion.report import LEGEND, draw, tables
 from examples.which_fusion.results import run_all
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
         runs = run_all(plan, options.processes, file, lambda: shown.advance(task), options.minutes)
     draw(runs, options.out / "which_fusion.png")
     for mark, (header, body) in tables(runs).items():
-        console.print(rich_table("Concordance on new windows", header, body, LEGEND))
+        show_table(console, "Concordance on new windows", header, body, LEGEND)
         if options.readme is not None:
             put_between(options.readme, mark, f"{markdown(header, body)}\n\n{LEGEND}.")
     console.print(f"results and picture: {options.out}")

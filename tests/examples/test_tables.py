@@ -1,22 +1,28 @@
-"""Tables of the examples: what a README holds between two comments, and what stays."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
 
-from examples.tables import markdown, put_between
+from examples.tables import show_table
+
+CELLS = st.from_regex(r"(\*\*[a-z.0-9]{1,20}\*\*)|[a-z]{1,25}( [a-z]{1,25})?", fullmatch=True)
 
 
-def test_a_table_aligns_all_but_its_first_column_to_the_right() -> None:
-    assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n|---|--:|\n| x | 1 |"
-
-
-def test_a_file_without_the_mark_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
-    file.write_text("a\n<!-- full -->\nold\n<!-- /full -->\nb\n")
-    put_between(file, "full", "new")
-    assert file.read_text() == "a\n<!-- full -->\nnew\n<!-- /full -->\nb\n"
-    with pytest.raises(ValueError, match=r"page\.md lacks <!-- quick -->"):
-        put_between(file, "quick", "new")
+@given(
+    width=st.integers(20, 200),
+    rows=st.integers(1, 9).flatmap(
+        lambda count: st.lists(st.lists(CELLS, min_size=count, max_size=count), min_size=2)
+    ),
+)
+def test_a_table_shows_every_cell_at_any_width(width: int, rows: list[list[str]]) -> None:
+    """A line of the table has all cells of a row, without Markdown's stars."""
+    file = io.StringIO()
+    show_table(Console(file=file, width=width), "title", rows[0], rows[1:])
+    lines = [" ".join(line.split()) for line in file.getvalue().splitlines()]
+    for row in rows[1:]:
+        assert " ".join(cell.strip("*") for cell in row) in lines
