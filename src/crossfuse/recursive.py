@@ -11,9 +11,10 @@ from typing_extensions import override
 from crossfuse._errors import check_choice, check_flag, check_probability, check_size, error
 from crossfuse._modalities import Dims, Inputs, Masks, Modalities, ModalitySet, T
 from crossfuse._parameters import check_parameters, copy_leading_
-from crossfuse._recursive_step import MOST_RECURSIONS, Branch, Sizes, Step, size_of
+from crossfuse._recursive_step import MOST_RECURSIONS, Branch, Sizes, size_of
 from crossfuse._released_step import ReleasedBranch, ReleasedStep
 from crossfuse._stable_step import StableBranch
+from crossfuse._step import Step
 from crossfuse.gate import DynamicGate, gated
 from crossfuse.inspection import Inspection, Recursion
 

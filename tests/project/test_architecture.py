@@ -48,6 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "leader_follower": {*_BASE, "_parameters", "functional"},
     "_recursive_step": {*_BASE, "_parameters", "functional"},
     "_stable_step": {*_BASE, "_parameters", "_recursive_step", "functional"},
+    "_stable_together": {"_recursive_step", "_stable_step", "functional"},
+    "_step": {"_recursive_step", "_stable_together", "functional"},
     "_released_step": {*_BASE, "_parameters", "_recursive_step", "functional"},
     "joint": {*_BASE, "_parameters", "_recursive_step", "functional", "gate", "inspection"},
     "recursive": {
@@ -55,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "_parameters",
         "_recursive_step",
         "_stable_step",
+        "_step",
         "_released_step",
         "gate",
         "inspection",

@@ -41,12 +41,12 @@ def rcma_stable_correlation(
     count = count.clamp(min=1) if isinstance(count, Tensor) else count
     if isinstance(count, Tensor) and count.ndim == 1:
         count = count[:, None, None]
-    key = key * (_inverse_rms(key, count) / count).to(key.dtype)
+    # 1/n is the product of the two 1/sqrt(n) by which a norm is more than a root mean square.
+    key = key * _inverse_norm(key, count)
     # The columns of V are divided where they are small: in C.
-    size = _split(_inverse_rms(value, count).to(value.dtype), heads)  # (B, h, 1, k)
-    # Without the copies, matmul makes transposed ones, which take several times as long.
-    keys, values = _split(key, heads).contiguous(), _split(value, heads).contiguous()
-    return (keys.mT @ values) * size
+    size = torch.unflatten(_inverse_norm(value, count), 2, (heads, -1)).transpose(1, 2)
+    correlation = torch.bmm(_split(key, heads).mT, _split(value, heads))
+    return torch.unflatten(correlation, 0, (key.shape[0], heads)) * size  # (B, h, 1, k)
 
 
 @checked(also=check_stable_heads, query="BLd", correlation="Bhkk")
@@ -70,8 +70,8 @@ def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
         torch.Size([2, 9, 8])
     """
     heads, width = correlation.shape[1:3]
-    spread: Tensor = _split(query, heads) @ (correlation * width**-0.5)
-    return spread.transpose(1, 2).flatten(2)
+    spread = torch.bmm(_split(query, heads), (correlation * width**-0.5).flatten(0, 1))
+    return torch.unflatten(spread, 0, (query.shape[0], heads)).transpose(1, 2).flatten(2)
 
 
 @checked(x="BLd", hidden="dm", hidden_bias="m", back="md")
@@ -103,13 +103,16 @@ def rcma_feed_forward(
     return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
 
 
-def _inverse_rms(x: Tensor, count: Tensor | int) -> Tensor:
-    """One over the root mean square of every column of x (B, L, d), over n steps: (B, 1, d)."""
-    wide = torch.promote_types(x.dtype, torch.float32)  # which holds every count and square
+def _inverse_norm(x: Tensor, count: Tensor | int) -> Tensor:
+    """One over the norm of every column of x (B, L, d), over n steps: (B, 1, d)."""
+    # Single precision holds the squares of half precision.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     # The epsilon of LayerNorm; a literal, because compiled checkpoints cannot share a global float.
-    return (x.to(wide).square().sum(dim=1, keepdim=True) / count + 1e-5).rsqrt()
+    power = torch.add(wide.square().sum(dim=1, keepdim=True), count, alpha=1e-5)
+    return power.rsqrt().to(x.dtype)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    """Splits the features (B, L, d) into heads (B, h, L, k)."""
-    return torch.unflatten(x, -1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+    """Splits the features (B, L, d) into heads, as a part of the batch: (B h, L, k)."""
+    # The copy that this makes is faster than the transposed one that a product would make.
+    return torch.unflatten(x, 2, (heads, -1)).transpose(1, 2).flatten(0, 1)
