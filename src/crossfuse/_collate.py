@@ -251,7 +251,7 @@ def _collated(k: int, labels: Sequence[Any]) -> Any:  # noqa: ANN401 - the calle
     """Collates one label of all samples."""
     try:
         return default_collate(list(labels))
-    except (TypeError, RuntimeError, KeyError) as reason:
+    except (TypeError, ValueError, RuntimeError, KeyError) as reason:
         raise error(
             TypeError,
             "collate",

@@ -321,7 +321,7 @@ def check_mask(layer: str, name: str, mask: object, x: Tensor) -> None:
             f"{name} is not a bool tensor",
             got=mask.dtype if isinstance(mask, Tensor) else type(mask).__name__,
             expected=f"bool ({x.shape[0]}, {x.shape[1]}), True = valid",
-            hint="compare to make one, such as steps < lengths[:, None]; True keeps a step",
+            hint="mask.bool() converts ones and zeros, steps < lengths[:, None] lengths",
         )
     if mask.ndim != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] != x.shape[1]:
         raise error(

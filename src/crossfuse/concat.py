@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from crossfuse._errors import check_size
+from crossfuse._errors import check_size, error
 from crossfuse._masks import any_valid, zero_invalid
 from crossfuse._modalities import Dims, Masks, Modalities, ModalitySet
 from crossfuse._parameters import check_parameters
@@ -73,7 +73,8 @@ class ConcatFusion(nn.Module):
     @override
     def forward(self, modalities: Modalities, mask: Masks | None = None) -> Tensor:
         """Fuses modalities, (B, L, d_i) or (B, d_i) each, into one tensor (B, L, D) or (B, D)."""
-        if mask is None and _are_pooled(modalities):
+        if _are_pooled(modalities):
+            _check_no_mask(mask)
             return self.forward(_with_one_step(modalities))[:, 0]
         like = getattr(self.linear, "weight", None)
         inputs = self.modalities.flatten(modalities, mask, like=like)
@@ -94,6 +95,19 @@ def _are_pooled(modalities: object) -> bool:
     values = modalities.values() if isinstance(modalities, Mapping) else modalities
     present = [x for x in values if x is not None]
     return bool(present) and all(isinstance(x, Tensor) and x.ndim == 2 for x in present)
+
+
+def _check_no_mask(mask: object) -> None:
+    """Refuses a mask for modalities that have no axis of steps."""
+    if mask is not None:
+        raise error(
+            ValueError,
+            "ConcatFusion",
+            "a mask is given, but the modalities have no steps",
+            got="(batch, features) for each modality, with a mask",
+            expected="pooled modalities alone, or (batch, steps, features) with a mask",
+            hint="a pooling has used the mask: leave it out; x[None] adds a batch axis",
+        )
 
 
 def _with_one_step(modalities: Modalities) -> Modalities:

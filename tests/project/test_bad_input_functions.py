@@ -194,6 +194,7 @@ REFUSED: dict[str, Call] = {
     "streams on two devices": _collate([FACE[0]], [FACE[0].to("meta")]),
     "labels of two kinds": _labels(1, "one"),
     "no label": _labels(None, None),
+    "a number and a series": _labels(1, torch.zeros(3)),
     "labels with other keys": _labels({"y": 1}, {"z": 1}),
     "labels of two lengths": _labels([1, 2], [1]),
     "arrays of two shapes": _labels(np.zeros(2), np.zeros(3)),

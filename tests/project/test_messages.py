@@ -442,6 +442,11 @@ WRONG_CALLS = {
     "no features to come out": Wrong(
         lambda: ConcatFusion(DIMS, 0), ValueError, "ConcatFusion: out_features must be a positive"
     ),
+    "a mask for pooled modalities": Wrong(
+        lambda: ConcatFusion(DIMS)({"face": FACE[:, 0], "voice": VOICE[:, 0]}, ALL),
+        ValueError,
+        "ConcatFusion: a mask is given, but the modalities have no steps",
+    ),
     "a leader that is not there": Wrong(
         lambda: LeaderFollowerAttention(DIMS, leader="words"),
         ValueError,
