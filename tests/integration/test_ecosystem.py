@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ from torch.func import functional_call, grad, vmap
 import crossfuse
 from crossfuse import functional
 from tests.support import properties
-from tests.support.layers import LENGTH, SPECIMENS, Pipeline, masks, streams
+from tests.support.layers import (
+    LENGTH,
+    SPECIMENS,
+    Pipeline,
+    foreign_warnings_silenced,
+    masks,
+    streams,
+)
 from tests.support.strategies import filled
 
 PROCESSES = 2
@@ -264,16 +270,7 @@ def test_lightning_trains_a_step(tmp_path: Path) -> None:
         enable_model_summary=False,
         default_root_dir=tmp_path,
     )
-    with warnings.catch_warnings():
-        # Lightning's advice on the number of workers; the batch is a stand-in.
-        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
-        # It makes torch's tree specs by the class that torch deprecates.
-        warnings.filterwarnings(
-            "ignore",
-            r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-            FutureWarning,
-            r"lightning\.pytorch\.utilities|typing_extensions",
-        )
+    with foreign_warnings_silenced():
         trainer.fit(
             training, torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(1)))
         )

@@ -56,12 +56,20 @@ def _scored(sizes: Sizes, masked: bool) -> Arguments:
 
 @contextmanager
 def foreign_warnings_silenced() -> Iterator[None]:
-    """What torch's compilers and exporters say of themselves, and we can do nothing about."""
+    """Warnings of torch's compilers and of Lightning that our code can do nothing about."""
     with warnings.catch_warnings():
         # torch copies its own tree specs, which it deprecates in favour of their base class.
         warnings.filterwarnings(
             "ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning, "copyreg"
         )
+        # Lightning does so too, and advises on the number of workers.
+        warnings.filterwarnings(
+            "ignore",
+            r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+            FutureWarning,
+            r"lightning\.pytorch\.utilities|typing_extensions",
+        )
+        warnings.filterwarnings("ignore", ".*does not have many workers", UserWarning)
         # inductor imports what is left of TorchScript.
         warnings.filterwarnings(
             "ignore", "`torch.jit.script", DeprecationWarning, r"torch\.jit\._script"
