@@ -145,14 +145,16 @@ def test_decibel_patches_have_the_papers_size_and_find_a_tone() -> None:
     assert one_unit * 19.895 == pytest.approx(-20, abs=0.05)
 
 
-def test_sound_is_mixed_to_mono_and_resampled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("other", "share"), [(0.0, 1.0), (0.2, 0.6), (-1.0, 0.0)])
+def test_sound_is_mixed_to_mono_and_resampled(tmp_path: Path, other: float, share: float) -> None:
+    """A channel without any sound does not count."""
     time = np.arange(8000) / 8000
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)
-    soundfile.write(tmp_path / "tone.wav", np.stack([tone, np.zeros(8000)], 1), 8000)
+    soundfile.write(tmp_path / "tone.wav", np.stack([tone, other * tone], 1), 8000)
     got = audio.read_audio(tmp_path / "tone.wav")
     assert got.dtype == np.int16
     assert len(got) == 16_000
-    expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    expected = share * 0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
     np.testing.assert_allclose(got[500:-500] / 2**15, expected[500:-500], atol=2e-3)
 
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from examples.affwild2.dataset import audio, video
+from examples.affwild2.dataset.extract import extract
+from examples.affwild2.dataset.features import load_features
 from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.sound import read_sound
 
@@ -40,9 +42,10 @@ def _write(
     form: str = "fltp",
     start: float = 0.0,
     pictures: Sequence[float] = (),
+    options: dict[str, str] | None = None,
 ) -> Path:
     """Writes (channels, n) as a sound track that begins at ``start``, and pictures at times."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout, format=form)
         assert isinstance(stream, av.AudioStream)
         screen = None
@@ -129,6 +132,17 @@ def test_a_voice_in_the_centre_is_as_loud_as_in_mono(tmp_path: Path, suffix: str
     assert _level(path) == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("layout", ["2.1", "3.0", "4.1", "5.0", "5.1(side)", "6.1", "7.1"])
+def test_the_low_frequency_channel_is_known_by_its_name(tmp_path: Path, layout: str) -> None:
+    names = [channel.name for channel in av.AudioLayout(layout).channels]
+    channels = np.tile(_tone(48_000), (len(names), 1))
+    channels[[name == "LFE" for name in names]] = 0.1
+    for suffix, codec in ((".mkv", "flac"), (".wav", "pcm_s16le")):
+        path = tmp_path / f"a{suffix}"
+        _write(path, channels, 48_000, layout=layout, codec=codec, form="s16")
+        assert _level(path) == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("suffix", "codec", "form"), [(".mp4", "aac", "fltp"), (".mkv", "pcm_s16le", "s16")]
 )
@@ -165,6 +179,38 @@ def test_frames_at_varying_times_have_their_own(tmp_path: Path) -> None:
     assert clock.at(np.array([160, 170]))[0] > times[-1]  # a frame more than the video has
     rows = audio.rows_at(1000, clock.at(np.array([60])))
     assert rows[0] == pytest.approx(600, abs=1)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+def test_a_live_recording_has_the_rate_of_its_frames(tmp_path: Path, suffix: str) -> None:
+    """Its header has neither a length nor, if frames come at varying times, a rate."""
+    times = np.cumsum(np.random.default_rng(0).choice([0.03, 0.04, 0.07], 60)).round(3)
+    times -= times[0]
+    path = tmp_path / f"a{suffix}"
+    live = {"live": "1"} if suffix == ".mkv" else {}
+    _write(path, _tone(16_000)[None], 16_000, pictures=times.tolist(), options=live)
+    assert video.probe(path)[1] == video.probe(path, count=False)[1] == 60
+    assert video.read_clock(path).fps == pytest.approx(59 / times[-1], rel=0.01)
+    got = video.read_clock(path).at(np.arange(60))
+    np.testing.assert_allclose(got - got[0], times, atol=0.001)
+
+
+def test_a_short_gap_in_the_sound_moves_what_follows(tmp_path: Path) -> None:
+    """Fragmented mp4 with frames out of order begins with a gap of 46 ms."""
+    path, rate = tmp_path / "a.mkv", 48_000
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate, layout="mono", format="s16")
+        assert isinstance(stream, av.AudioStream)
+        sound = (_click(rate, 1.0, 2.0) * 2**15).astype(np.int16)
+        for i in range(0, len(sound), 1024):
+            frame = av.AudioFrame.from_ndarray(sound[None, i : i + 1024], "s16", "mono")
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = i + (2192 if i else 0)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    samples = audio.read_audio(path)
+    heard = np.flatnonzero(np.abs(samples) > 8000)[0] / 16_000
+    assert heard == pytest.approx(1 + 2192 / rate, abs=0.002)
 
 
 @pytest.mark.parametrize("fps", [15, 24, 30])
@@ -223,6 +269,93 @@ def test_a_damaged_end_is_missing(tmp_path: Path) -> None:
     assert start == pytest.approx(9.3, abs=0.06)
     assert stop == np.inf
     assert "0.7 s of its sound from 9.3 s on cannot be decoded" in got.problems[0]
+
+
+def _overwrite(path: Path, first: float, last: float) -> None:
+    """Overwrites a part of a file, of which nothing can be read then."""
+    content = bytearray(path.read_bytes())
+    start, stop = (round(share * len(content)) for share in (first, last))
+    content[start:stop] = np.random.default_rng(0).bytes(stop - start)
+    path.write_bytes(bytes(content))
+
+
+def _tree(root: Path, rows: int) -> Path:
+    """The labels and the crop of one trial; valence is the number of the frame."""
+    folder = root / "Train_Set"
+    folder.mkdir(parents=True)
+    labels = "".join(f"{row / 1000},0\n" for row in range(rows))
+    (folder / "video1.txt").write_text(f"valence,arousal\n{labels}")
+    (root / "crops/video1").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(root / "crops/video1/00001.png")
+    return root
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_frames_after_a_damaged_part_keep_their_times(
+    tmp_path: Path, suffix: str, labelled: bool
+) -> None:
+    """With as many labels as frames that can be read, the frames come at varying times."""
+    root, rate = tmp_path / "tree", 44_100
+    root.mkdir()
+    path = root / f"video1{suffix}"
+    sound = _click(rate, 1.0, 8.0) + _click(rate, 7.0, 8.0)
+    _write(path, sound[None], rate, pictures=(np.arange(240) / 30).tolist())
+    _overwrite(path, 0.45, 0.55)
+    read = video.read_clock(path).frames
+    assert read < 230
+    _tree(root, 240 if labelled else read)
+    report = extract(root, tmp_path / "out")
+    (trial,) = load_features(tmp_path / "out")
+    times = trial.shown_at(trial.index)
+    assert times[-1] - times[0] == pytest.approx(239 / 30, abs=0.002)
+    heard = trial.heard(0, len(trial))
+    lines = [line for line in report.problems if str(path) in line]
+    if not labelled:
+        assert heard.all()
+        assert lines == []
+        return
+    np.testing.assert_allclose(times - times[0], np.arange(240) / 30, atol=0.002)
+    assert (~heard).sum() == pytest.approx(240 - read, abs=3)
+    assert not heard[round(4.0 * 30)]
+    assert [line.startswith(f"{path}: {read} of the 240 frames") for line in lines] == [True, False]
+    assert lines[1].endswith("that part of the voice is missing")
+    assert extract(root, tmp_path / "out").complete == ("video1",)
+    (root / "Train_Set/video1.txt").write_text("valence,arousal\n" + read * "0,0\n")
+    extract(root, tmp_path / "out")
+    (trial,) = load_features(tmp_path / "out")
+    assert trial.heard(0, len(trial)).all(), "the labels changed, and with them the clock"
+
+
+def test_a_damaged_avi_is_reported(tmp_path: Path) -> None:
+    """It counts its frames in the header, and gives no times."""
+    path = tmp_path / "video1.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for _ in range(90):
+            noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, "rgb24")))
+        container.mux(stream.encode())
+    assert video.read_clock(path).lost == 0
+    _overwrite(path, 0.5, 0.7)
+    lost = video.read_clock(path).lost
+    assert lost > 3
+    _tree(tmp_path, 90)
+    report = extract(tmp_path, tmp_path / "out")
+    assert f"{path}: {lost} of its 90 frames cannot be read" in report.problems
+
+
+def test_labels_long_after_the_end_of_the_sound_have_no_voice(tmp_path: Path) -> None:
+    """A frame or two more than the video has are normal; they repeat the last sound."""
+    _tree(tmp_path, 150)
+    path = tmp_path / "video1.mkv"
+    _write(path, _tone(16_000, 3.0)[None], 16_000, pictures=(np.arange(90) / 30).tolist())
+    extract(tmp_path, tmp_path / "out")
+    (trial,) = load_features(tmp_path / "out")
+    assert trial.heard(0, 115).all()
+    assert not trial.heard(125, 150).any()
 
 
 @pytest.mark.parametrize("name", ["{:05d}.png", "{:05d}.bmp", "{:05d}.JPG", "{:04d}.jpg"])

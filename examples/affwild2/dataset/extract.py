@@ -179,7 +179,7 @@ def _extract_trial(job: Job, trial: Trial) -> Outcome:
     folder = job.out / TRIALS / trial.name
     try:
         bert = _bert(job.options.bert) if job.options.bert else None
-        source = read_source(job.rates, trial, job.out, bert, job.options)
+        source = read_source(job.rates, job.trials, job.lengths, job.out, bert, job.options)
         meta = read_meta(folder)
         damaged = [Path(path) for path in meta.get("damaged", [])]
         if meta and meta.get("inputs") == _inputs(job, trial, source, damaged):

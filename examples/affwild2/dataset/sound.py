@@ -1,11 +1,11 @@
 """Decodes sound to one channel at its own times, as far as it can be decoded.
 
-Level: the mean of the channels. Of more than two, the silent ones and the low-frequency one do not
-count, so that a voice in the centre alone is as loud as the same voice in mono.
+Level: the mean of the channels. The silent ones and the low-frequency one do not count, so that a
+voice in the centre alone is as loud as the same voice in mono.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import av
@@ -19,10 +19,12 @@ from examples.affwild2.dataset.files import DamagedFile
 Samples = NDArray[np.int16]
 Floats = NDArray[np.float32]
 SOUND_FILES = {".wav", ".flac", ".ogg", ".mp3", ".opus"}  # what soundfile reads
-JITTER = 0.05  # s that time stamps may be off before they count as a gap
+MANY = 2  # channels; of more, PyAV says which one is which
+JITTER = 0.02  # s that time stamps may be off before they count as a gap
 HOLE = 0.1  # s of undecodable sound that are reported
 SILENCE = 1e-3  # of the loudest channel's peak: -60 dB
-LFE = 3  # its place among six or more channels
+LFE, UNNAMED = "LFE", "NONE"  # what PyAV calls the low-frequency channel, and one without a name
+LFE_PLACE = 3  # among six or more channels without names
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Sound:
         samples: Mono; zeros where nothing could be decoded.
         missing: From when to when nothing could be decoded, in s.
         problems: One line if there is such a part.
+        pauses: From when to when the file has no sound, without a sign of damage, in s.
     """
 
     samples: Samples
     missing: tuple[tuple[float, float], ...] = ()
     problems: tuple[str, ...] = ()
+    pauses: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass
@@ -49,8 +53,6 @@ class _Mixer:
 
     def add(self, block: Floats) -> None:
         """Takes a block, (channels, n)."""
-        if len(block) > LFE + 2:
-            block = np.delete(block, LFE, axis=0)
         if block.shape[1] and len(block) >= len(self.peaks):
             peaks = np.abs(block).max(axis=1)
             peaks[: len(self.peaks)] = np.maximum(peaks[: len(self.peaks)], self.peaks)
@@ -58,9 +60,7 @@ class _Mixer:
         self.total.append(block.sum(axis=0, dtype=np.float32))
 
     def mono(self) -> Floats:
-        channels = len(self.peaks)
-        if channels > 2:
-            channels = int((self.peaks > SILENCE * self.peaks.max()).sum())
+        channels = int((self.peaks > SILENCE * self.peaks.max(initial=0.0)).sum())
         total = np.concatenate([np.zeros(0, np.float32), *self.total])
         return np.asarray(total / max(channels, 1), np.float32)
 
@@ -78,7 +78,8 @@ def read_sound(path: Path, rate: int) -> Sound:
     try:
         if path.suffix.lower() in SOUND_FILES:
             try:
-                return _at_rate(*_read_file(path), rate)
+                if soundfile.info(path).channels <= MANY:
+                    return _at_rate(*_read_file(path), rate)
             except soundfile.SoundFileError:
                 if not path.exists() or not path.stat().st_size:
                     raise
@@ -132,6 +133,7 @@ def _read_track(path: Path, rate: int) -> Sound:
                 found = frame.sample_rate
             elif frame.sample_rate != found:
                 block = soxr.resample(block.T, frame.sample_rate, found).T
+            block = block[_heard(frame)]
             late = 0
             if frame.pts is not None and frame.time_base is not None:
                 late = round((float(frame.pts * frame.time_base) - start) * found) - length
@@ -156,7 +158,7 @@ def _read_track(path: Path, rate: int) -> Sound:
     lost = sum(min(b, max(expected, end)) - a for a, b in holes)
     sound = _at_rate(mixer.mono(), found, rate)
     if not (errors[0] or expected - end > HOLE) or lost <= HOLE:
-        return sound  # a pause between two pieces of sound is silence
+        return replace(sound, pauses=tuple(holes))  # silence, unless pictures are missing too
     line = f"{path}: {lost:.1f} s of its sound from {holes[0][0]:.1f} s on cannot be decoded"
     return Sound(sound.samples, tuple(holes), (f"{line}; that part of the voice is missing",))
 
@@ -174,12 +176,21 @@ def _frames(
         except av.FFmpegError:
             errors[0] += 1
             return
+        errors[0] += packet.is_corrupt
         try:
             frames = packet.decode()
         except av.FFmpegError:
             errors[0] += 1
             continue
         yield from frames
+
+
+def _heard(frame: av.AudioFrame) -> list[int]:
+    """The channels without the low-frequency one."""
+    names = [channel.name for channel in frame.layout.channels]
+    if len(names) > LFE_PLACE + 2 and set(names) == {UNNAMED}:
+        names[LFE_PLACE] = LFE
+    return [i for i, name in enumerate(names) if name != LFE]
 
 
 def _to_float(frame: av.AudioFrame) -> Floats:

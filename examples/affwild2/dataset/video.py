@@ -5,6 +5,7 @@ frame is black. A file that is there but damaged becomes black too, with one lin
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from examples.affwild2.dataset.sound import origin
 
 SIZE, CROP = 48, 40
 EVEN = 0.002  # s that a frame may be off an even clock: containers round to 1 ms
+GAP = 0.2  # s without a frame that may be damage
 FORMATS = {
     ".jpg": {"JPEG", "MPO"},
     ".jpeg": {"JPEG", "MPO"},
@@ -54,11 +56,13 @@ class Clock(NamedTuple):
         fps: Frames per second, on average.
         frames: How many there are.
         times: In s from the start of the file, (frames,); ``None``: frame i at i / fps.
+        lost: Frames that the file's header counts and that cannot be read.
     """
 
     fps: float
     frames: int
     times: NDArray[np.float64] | None
+    lost: int = 0
 
     def at(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Times of frames, in s; those after the last one follow at the average rate."""
@@ -67,6 +71,38 @@ class Clock(NamedTuple):
         last = len(self.times) - 1
         inside = self.times[np.minimum(index, last)]
         return np.asarray(inside + np.maximum(index - last, 0) / self.fps)
+
+    def gaps(self) -> list[tuple[float, float]]:
+        """From when to when no frame is shown, in s; single frames left out are none."""
+        if self.times is None or len(self.times) < 2:
+            return []
+        steps = np.diff(self.times)
+        wide = np.flatnonzero(steps > max(GAP, 3 * float(np.median(steps))))
+        return [(float(self.times[i]), float(self.times[i + 1])) for i in wide]
+
+    def filled(self, frames: int) -> "Clock":
+        """The even clock that this one is without its gaps, if it has about ``frames`` frames.
+
+        A video with a damaged part lacks the frames of that part. One that was recorded at varying
+        times has gaps, too, but as many frames as it has labels.
+
+        Args:
+            frames: How many the video has, by its labels.
+
+        Returns:
+            This clock if it has another form, or a number of frames nearer to ``frames``.
+        """
+        if self.times is None or not self.gaps():
+            return self
+        steps, since = np.diff(self.times), self.times - self.times[0]
+        short = steps[steps < 1.5 * np.median(steps)].mean()  # containers round single steps
+        places = np.round(since / short)
+        step = since[-1] / places[-1]
+        even = self.times[0] + np.arange(int(places[-1]) + 1) * step
+        far = np.abs(even[places.astype(int)] - self.times).max() > EVEN
+        if far or abs(len(even) - frames) >= abs(self.frames - frames):
+            return self
+        return Clock(1 / step, len(even), None if abs(even[0]) < EVEN else even)
 
 
 def read_faces(folder: Path, index: NDArray[np.int64], size: int = SIZE, first: int = 1) -> Faces:
@@ -140,6 +176,10 @@ def probe(path: Path, *, count: bool = True) -> tuple[float, int]:
                 frames = sum(packet.size > 0 for packet in container.demux(stream))
             elif not frames and rate and container.duration:
                 frames = round(container.duration / av.time_base * rate)
+        if not rate or not frames:  # as in live recordings
+            times, _ = frame_times(path)
+            span = float(np.ptp(times)) if len(times) else 0.0
+            rate, frames = Fraction((len(times) - 1) / span) if span else None, len(times)
     except (OSError, av.FFmpegError) as error:
         raise DamagedFile(path, f"cannot be read as video ({_short(error)})") from error
     if not rate or not frames:
@@ -147,25 +187,29 @@ def probe(path: Path, *, count: bool = True) -> tuple[float, int]:
     return float(rate), int(frames)
 
 
-def frame_times(path: Path) -> NDArray[np.float64]:
-    """Reads when each frame of a video is shown, in s from the start of the file, (T,).
+def frame_times(path: Path) -> tuple[NDArray[np.float64], int]:
+    """Reads when each frame of a video is shown, in s from the start of the file.
 
-    Empty where the container does not say. Reads all of the file, but decodes nothing.
+    Reads all of the file, but decodes nothing.
+
+    Returns:
+        The times, (T,), none if the container does not give them; and the number of frames in the
+            file, with those that it says not to show.
     """
-    stamps: list[int] = []
+    stamps, count = list[int](), 0
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         try:
             for packet in container.demux(stream):
+                count += packet.size > 0
                 if packet.size and not packet.is_discard:
                     if packet.pts is None:
-                        return np.zeros(0)
+                        return np.zeros(0), 0
                     stamps.append(packet.pts)
         except av.FFmpegError:
             pass  # a file that is cut: what was read has its times
-        return np.sort(np.array(stamps, np.float64)) * float(stream.time_base or 0) - origin(
-            container
-        )
+        times = np.sort(np.array(stamps, np.float64)) * float(stream.time_base or 0)
+        return times - origin(container), count
 
 
 def read_clock(path: Path) -> Clock:
@@ -175,13 +219,14 @@ def read_clock(path: Path) -> Clock:
         DamagedFile: As ``probe``.
     """
     rate, frames = probe(path)
-    times = frame_times(path)
+    times, count = frame_times(path)
     if len(times) < 2 or times[-1] <= times[0]:
         return Clock(rate, frames, None)
     steps = np.arange(len(times))
     for fps in (rate, (len(times) - 1) / (times[-1] - times[0])):
         if np.abs(times - steps / fps).max() < EVEN:
-            return Clock(fps, len(times), None)
+            lost = max(0, frames - count) if fps == rate else 0
+            return Clock(fps, len(times), None, lost)
     return Clock(fps, len(times), times)
 
 
