@@ -45,6 +45,7 @@ nitpick_ignore = [
     ("py:class", "crossfuse._modalities.T"),
     ("py:class", "crossfuse._compile.F"),
     ("py:class", "crossfuse.inspection.S"),
+    ("py:class", "S"),
 ]
 # The default build fetches nothing. sphinx-build -t online also reads the inventories, which link
 # names of Python and torch.
@@ -90,7 +91,13 @@ def _leave_return_to_overloads(app, domain, objtype, content):
         annotations.get(f"{module}.{name}" if module else name, {}).pop("return", None)
 
 
+def _shorten_type_variable(app, what, name, obj, options, lines):
+    """Writes S, which the class describes, in the types of attributes."""
+    lines[:] = [line.replace("crossfuse.inspection.S", "S") for line in lines]
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", _shorten_type_variable, priority=600)
     # Before autodoc's own handler, which writes the return type into the description.
     app.connect("object-description-transform", _leave_return_to_overloads, priority=100)
     app.add_html_math_renderer(

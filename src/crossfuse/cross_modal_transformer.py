@@ -38,9 +38,6 @@ class CrossModalTransformer(nn.Module):
 
     .. math:: Y_\alpha = X_\alpha + \mathrm{LN}(Z_{\to\alpha}) W_\alpha + b_\alpha
 
-    torch's fused attention has no second derivative: for gradient penalties, run the layer in
-    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
-
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.
         width: Width k of the embedded modalities; a multiple of ``heads``.
@@ -75,8 +72,8 @@ class CrossModalTransformer(nn.Module):
         the right changes nothing, padding on the left shifts the positions. Time grows with the
         products of the lengths.
 
-        The fused attention kernels of torch have no second derivatives. To take one, call the
-        layer under ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)``.
+        The fused attention kernels of torch have no second derivatives. For gradient penalties,
+        call the layer under ``torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)``.
 
     References:
         | Y.-H. H. Tsai, S. Bai, P. P. Liang, J. Z. Kolter, L.-P. Morency, R. Salakhutdinov,

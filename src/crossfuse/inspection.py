@@ -7,7 +7,7 @@ S = TypeVar("S")
 
 
 class Recursion(NamedTuple, Generic[S]):
-    """Results of one recursion, each field in the structure of the inputs.
+    """Results of one recursion, each field in the structure S of the inputs, a dict or a tuple.
 
     Attributes:
         features: The attended features, each (B, L, d_i).
@@ -31,7 +31,7 @@ class Recursion(NamedTuple, Generic[S]):
 
 
 class Inspection(NamedTuple, Generic[S]):
-    """Outputs of a layer with recursions, and the results of each recursion.
+    """Outputs of a layer with recursions, in their structure S, and the results of each recursion.
 
     Attributes:
         outputs: What ``forward`` returns.
