@@ -29,7 +29,7 @@ class Options:
     """Names of cases, ``sizes``, ``growth`` or a script, into runs/benchmarks; all if none is
     given."""
     seconds: float = 3.0
-    """How long each table of a case is measured, at least five rounds."""
+    """How long each table of a case is measured, at least three rounds."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     if options.only:
         cases = [case for case in cases if case.name in options.only]
     if cases:
-        seconds, least = (0.05, 2) if options.quick else (options.seconds, 5)
+        seconds, least = (0.05, 2) if options.quick else (options.seconds, 3)
         layers.run(
             cases, device=options.device, seconds=seconds, least=least, folder=folder, tell=tell
         )

@@ -56,6 +56,9 @@ def measure(
     rows: list[Row] = []
     refused: list[str] = []
     for setting in case.settings:
+        if setting == "bfloat16" and not multiplies_bfloat16(device):
+            refused.append(f"{case.name}, bfloat16: this processor has no instructions for it")
+            continue
         gc.collect()
         torch.manual_seed(0)
         inputs = [
@@ -136,6 +139,11 @@ def _entries(case: Case, setting: str, device: str, refused: list[str]) -> dict[
     for entry in entries.values():
         entry.run = autocast(entry.run, setting, device)
     return entries
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a device has instructions for it: a processor that has not takes 50 times as long."""
+    return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def compile_for(module: nn.Module, device: str) -> Run:

@@ -23,7 +23,7 @@ import crossfuse
 from benchmarks import peers
 from benchmarks.layers import BOTH, FORWARD, Entry, autocast, call_of, compile_for, multiply
 from benchmarks.recorded import products_of
-from benchmarks.timing import Call, header, interleaved, peak_bytes, quiet
+from benchmarks.timing import QUIET, Call, header, interleaved, peak_bytes, quiet
 
 SETTINGS = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None, *, least: int = 5) -> None:
         Console(width=None if console.is_terminal else 160).print(table(options, rows))
     for line in refused:
         console.print(f"not timed: {line}", markup=False)
-    if (about["busy_cores"] or 0) > 0.1:
+    if (about["busy_cores"] or 0) > QUIET:
         console.print(
             f"{about['busy_cores']} cores were busy with other work: take these figures again on a "
             "quiet machine."

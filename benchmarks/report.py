@@ -14,8 +14,17 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.layers import BOTH, FORWARD, LIMIT, RESULTS
+from benchmarks.timing import QUIET
 
 Row = dict[str, Any]
+# The page explains the columns; with whole names the table is wider than a page.
+SHORT = {
+    "encoder layer": "encoder",
+    "encoder layer, 2048": "encoder, 2048",
+    "CrossModalTransformer": "cross-modal",
+    "MultiheadAttention": "attention",
+    "concatenation + MLP": "MLP",
+}
 SETTINGS = {
     ("float32", "highest"): "float32",
     ("float32", "medium"): 'float32, "medium"',
@@ -147,9 +156,14 @@ def size_table(cases: dict[str, Any]) -> str:
             row["impl"] for case in cases.values() for row in case["rows"] if not row["same"]
         )
     )
+    busy = any((case["header"]["busy_cores"] or 0) > QUIET for case in cases.values())
     lines = [
         header_line(next(reversed(cases.values()))["header"]),
-        *_head("B", "L", "features", "RCMA, ms", "share of the limit", *peers, "busy cores"),
+        *_head(
+            *("B", "L", "features", "RCMA, ms", "of limit"),
+            *(SHORT.get(peer, peer) for peer in peers),
+            *(["busy cores"] if busy else []),
+        ),
     ]
     for case in cases.values():
         rows = {(row["impl"], row["direction"]): row for row in case["rows"]}
@@ -160,8 +174,9 @@ def size_table(cases: dict[str, Any]) -> str:
         cells.append(" / ".join(f"{ours[way]['share_of_limit']:.2f}" for way in ours))
         for peer in peers:
             ratios = [rows[peer, way]["median_s"] / ours[way]["median_s"] for way in ours]
-            cells.append(f"{' / '.join(f'{ratio:.2f}' for ratio in ratios)}×")
-        cells.append(f"{case['header']['busy_cores']}")
+            cells.append(" / ".join(f"{ratio:.2f}" for ratio in ratios))
+        if busy:
+            cells.append(f"{case['header']['busy_cores']}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -20,6 +20,8 @@ from torch.utils.benchmark import timer
 
 Call = Callable[[], object]
 
+QUIET = 0.1  # cores: with more of them busy, times are too long and ratios rough
+
 
 class Timing(NamedTuple):
     """Seconds per call: the median over the rounds and their quartiles."""
