@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from tests.project.test_bad_input import MISTAKEN, refused
 from tests.support.reference import Structure
 
 X, JOINT, T = torch.randn(2, 9, 4), torch.randn(2, 9, 7), torch.randn(9, 9)
+VALID = torch.ones(2, 9, dtype=torch.bool)
 C, QUERY, SOURCE = torch.randn(2, 4, 7), torch.randn(2, 9, 8), torch.randn(2, 5, 8)
 # By equation, its arguments: tensors, of which each is put wrongly once.
 EQUATIONS: dict[str, dict[str, Structure]] = {
@@ -94,6 +97,40 @@ NO_MISTAKE = {
         ("rcma_released_correlation", "mapping_bias"),
     },
 }
+# By equation, its mask.
+MASKS = {
+    "attention_pooling": {"valid": VALID},
+    "cross_attention": {"valid": VALID},
+    "cross_modal_attention": {"valid": torch.ones(2, 5, dtype=torch.bool)},
+    "leader_follower_attention": {"present": torch.ones(2, 9, 3, dtype=torch.bool)},
+    "masked_mean": {"valid": VALID},
+    "rcma_released_correlation": {"valid": VALID},
+}
+MASKS_MISTAKEN: dict[str, Callable[[Tensor], Structure]] = {
+    "integers": lambda mask: mask.int(),
+    "numbers": lambda mask: mask.float(),
+    "an array": lambda mask: mask.numpy(),
+    "a step less": lambda mask: mask[:, 1:],
+    "a sample less": lambda mask: mask[:1],
+    "an axis too few": lambda mask: mask[0],
+    "an axis too many": lambda mask: mask[..., None],
+    "sparse": lambda mask: mask.to_sparse(),
+    "another device": lambda mask: mask.to("meta"),
+}
+# By equation, its arguments; one of them is a sequence of tensors, each of which is put wrongly.
+SEQUENCES: dict[str, tuple[str, dict[str, Structure]]] = {
+    "concat_features": ("features", {"features": [X, JOINT]}),
+    "cross_attended_features": ("attended", {"x": X, "attended": [X, X]}),
+    "rcma_unaligned_correlation": (
+        "others",
+        {"x": X, "others": [JOINT, SOURCE], "temporals": [T, T[:, :5]]},
+    ),
+    "rcma_unaligned_correlation, temporals": (
+        "temporals",
+        {"x": X, "others": [JOINT, SOURCE], "temporals": [T, T[:, :5]]},
+    ),
+}
+FITS_OTHERS = ("concat_features", "rcma_unaligned_correlation")  # with a feature more
 ALONE = {"cross_modal_positions", "masked_mean"}  # one tensor: any dtype and device are its own
 ALSO_REAL = ("integers", "bools", "double precision")  # numbers to the concordance
 
@@ -114,6 +151,28 @@ def test_equations_refuse_wrong_tensors(equation: str) -> None:
         for kind, mistaken in MISTAKEN.items():
             if isinstance(x, Tensor) and _is_mistake(equation, name, kind):
                 refused(lambda: function(**{**arguments, name: mistaken(x)}))  # noqa: B023 - called at once
+
+
+@pytest.mark.parametrize("kind", MASKS_MISTAKEN)
+@pytest.mark.parametrize("equation", MASKS)
+def test_equations_refuse_wrong_masks(equation: str, kind: str) -> None:
+    function, arguments, masks = getattr(functional, equation), EQUATIONS[equation], MASKS[equation]
+    function(**arguments, **masks)
+    wrong = {name: MASKS_MISTAKEN[kind](mask) for name, mask in masks.items()}
+    refused(lambda: function(**arguments, **wrong))
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_equations_refuse_wrong_tensors_in_sequences(case: str, place: int) -> None:
+    name, arguments = SEQUENCES[case]
+    function = getattr(functional, case.partition(",")[0])
+    function(**arguments)
+    for kind, mistaken in MISTAKEN.items():
+        if kind != "a feature more" or case not in FITS_OTHERS:
+            tensors = [*arguments[name]]
+            tensors[place] = mistaken(tensors[place])
+            refused(lambda: function(**{**arguments, name: tensors}))  # noqa: B023 - called at once
 
 
 def test_the_least_that_fits_is_no_mistake() -> None:
