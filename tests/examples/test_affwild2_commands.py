@@ -30,11 +30,12 @@ from examples.affwild2.synthetic import ceilings, generate
 from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones, save_backbones
 from examples.affwild2.training import presets
-from examples.affwild2.training.assemble import SETUP, missing_weights, read_saved
+from examples.affwild2.training.assemble import missing_weights
 from examples.affwild2.training.evaluate import score
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.presets import PRESETS, Changes
 from examples.affwild2.training.runs import CHECKPOINT, LOCK
+from examples.affwild2.training.saved import SETUP, read_saved
 from tests.support import affwild2
 from tests.support.affwild2 import SMALL, backbones
 
@@ -164,6 +165,7 @@ def test_runs_of_two_folds_have_no_common_score(trained: Path, tmp_path: Path) -
     setup = json.loads((tmp_path / "arousal" / SETUP).read_text())
     setup["run"]["fold"] = held["run"]["fold"] = 2
     (tmp_path / "arousal" / SETUP).write_text(json.dumps(setup))
+    torch.save(held, tmp_path / "arousal" / CHECKPOINT)
     with pytest.raises(ValueError, match="the runs are of folds 0 and 2"):
         Evaluate(trained / "valence", tmp_path / "arousal", cpu=True).run(_console())
     held["progress"]["best_epoch"] = -1

@@ -19,31 +19,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from examples.affwild2.__main__ import main
 from examples.affwild2.dataset.extract import extract
 from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.layout import read_annotation
 from examples.affwild2.training.runs import CHECKPOINT, LOG, read_checkpoint
 from tests.support import affwild2
-from tests.support.affwild2_official import write_trial
-
-PARTITIONS = ("train",) * 5 + ("validation", "test", "test")
-LENGTHS = (40, 33, 52, 47, 60, 45, 38, 20)
-NAMES = [f"video{i:05d}" for i in range(len(LENGTHS))]
-SAMPLE = "image_location,valence,arousal\nvideo00006/00001.jpg,0,0\n"
+from tests.support.affwild2_cli import SAMPLE, run, train, write_corpus
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight trials of features and two folders of own features; nobody may change it."""
-    root, rng = tmp_path_factory.mktemp("faults"), np.random.default_rng(0)
-    for name, partition, length in zip(NAMES, PARTITIONS, LENGTHS, strict=True):
-        write_trial(root / "features", name, partition, length, 0)
-        for own, width in (("mae", 3), ("clip", 2)):
-            (root / own).mkdir(exist_ok=True)
-            np.save(root / own / f"{name}.npy", rng.integers(-9, 9, (length, width)) / 4)
-    (root / "sample.txt").write_text(SAMPLE)
-    return root
+    return write_corpus(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture
@@ -51,29 +38,6 @@ def root(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     shutil.copytree(made, tmp_path / "data")
     return tmp_path / "data"
-
-
-def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
-    """Runs a command; returns its one line if it fails, nothing if it does not."""
-    monkeypatch.setattr("sys.argv", ["affwild2", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as ended:
-        said = str(ended.code)
-        assert "\n" not in said
-        assert not said.isdecimal()
-        return said
-    return ""
-
-
-def _train(monkeypatch: pytest.MonkeyPatch, root: Path, *more: object, out: str = "run") -> str:
-    return _run(
-        monkeypatch,
-        "train",
-        *("--features", root / "features", "--out", root / out, "--preset", "demo", "--cpu"),
-        *("--own", f"mae={root / 'mae'}", f"clip={root / 'clip'}", "--modalities", "mae", "clip"),
-        *("--method", "concatenation", "--epochs", 1, *more),
-    )
 
 
 def _cut(path: str, keep: float) -> Callable[[Path], None]:
@@ -164,7 +128,7 @@ def test_a_fault_in_a_file_ends_training_with_its_name(
 ) -> None:
     damage, parts = FAULTS[fault]
     damage(root)
-    said = _train(monkeypatch, root)
+    said = train(monkeypatch, root)
     assert all(part in said for part in parts), said
     assert not (root / "run" / CHECKPOINT).exists()
 
@@ -184,7 +148,7 @@ def test_a_fault_in_a_file_ends_training_with_its_name(
 def test_options_that_make_no_training_are_refused(
     options: tuple[object, ...], said: str, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert said in _train(monkeypatch, made, *options, out="refused")
+    assert said in train(monkeypatch, made, *options, out="refused")
     assert not (made / "refused" / CHECKPOINT).exists()
 
 
@@ -193,7 +157,7 @@ def test_own_features_in_another_form_make_the_same_network(
     dtype: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Quarters are exact in all of them; rows after the last frame are not used."""
-    assert _train(monkeypatch, root, out="first") == ""
+    assert train(monkeypatch, root, out="first") == ""
     for path in (root / "mae").iterdir():
         rows = np.load(path)
         if dtype == "column by column":
@@ -203,7 +167,7 @@ def test_own_features_in_another_form_make_the_same_network(
         else:
             np.save(path, rows.astype(dtype))
     capsys.readouterr()
-    assert _train(monkeypatch, root, out="second") == ""
+    assert train(monkeypatch, root, out="second") == ""
     lines = [line for line in capsys.readouterr().out.splitlines() if "more; unused" in line]
     assert len(lines) == (6 if dtype == "two more" else 0)  # of training and validation
     first, second = (torch.load(root / run / CHECKPOINT)["best"] for run in ("first", "second"))
@@ -213,7 +177,7 @@ def test_own_features_in_another_form_make_the_same_network(
 def test_own_features_as_bfloat16_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _bfloat16(root)
     # The rest depends on whether another package has registered bfloat16 with NumPy.
-    message = _train(monkeypatch, root)
+    message = train(monkeypatch, root)
     assert "video00001.safetensors: " in message
     assert "bfloat16" in message
 
@@ -232,14 +196,14 @@ def _full_disk(size: int) -> Iterator[None]:
 def test_a_full_disk_keeps_the_run_that_was_there(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _train(monkeypatch, root) == ""
+    assert train(monkeypatch, root) == ""
     before = {name: (root / "run" / name).read_bytes() for name in (CHECKPOINT, LOG)}
     with _full_disk(20_000):
-        said = _train(monkeypatch, root, "--epochs", 2, "--resume")
+        said = train(monkeypatch, root, "--epochs", 2, "--resume")
     assert f"{root / 'run' / CHECKPOINT}: cannot be written" in said
     assert {name: (root / "run" / name).read_bytes() for name in before} == before
     assert not list((root / "run").glob(".*.partial"))
-    assert _train(monkeypatch, root, "--epochs", 2, "--resume") == ""
+    assert train(monkeypatch, root, "--epochs", 2, "--resume") == ""
 
 
 @pytest.mark.parametrize("write", ["text", "array", "arrays"])
@@ -263,41 +227,41 @@ def test_what_a_full_disk_cuts_is_removed_and_named(tmp_path: Path, write: str) 
 
 def test_predictions_are_whole_or_as_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for target in ("valence", "arousal"):
-        assert _train(monkeypatch, root, "--target", target, out=target) == ""
+        assert train(monkeypatch, root, "--target", target, out=target) == ""
     out = root / "predictions.txt"
     command = (
         *("predict", "--valence", root / "valence", "--arousal", root / "arousal"),
         *("--sample", root / "sample.txt", "--out", out, "--cpu"),
     )
-    assert _run(monkeypatch, *command) == ""
+    assert run(monkeypatch, *command) == ""
     before = out.read_text()
     assert before.startswith("image_location,valence,arousal\nvideo00006/00001.jpg,")
     with _full_disk(10):
-        assert str(out) in _run(monkeypatch, *command)
+        assert str(out) in run(monkeypatch, *command)
     assert out.read_text() == before
-    assert _run(monkeypatch, *command, "--batch", 0).startswith("predict: --batch must be 1")
-    assert _run(monkeypatch, *command, "--batch", 1) == ""
+    assert run(monkeypatch, *command, "--batch", 0).startswith("predict: --batch must be 1")
+    assert run(monkeypatch, *command, "--batch", 1) == ""
     (root / "sample.txt").write_text(SAMPLE.replace("video00006", "video99999"))
-    assert "no trial of this file has a prediction" in _run(monkeypatch, *command)
+    assert "no trial of this file has a prediction" in run(monkeypatch, *command)
     (root / "mae/video00006.npy").unlink()
     (root / "sample.txt").write_text(SAMPLE)
-    assert _run(monkeypatch, *command) == "", "a missing stream is masked, with a line"
+    assert run(monkeypatch, *command) == "", "a missing stream is masked, with a line"
     rows = np.load(root / "clip/video00006.npy")
     rows[5] = np.nan
     np.save(root / "clip/video00006.npy", rows)
-    assert "video00006.npy: row 5 is not finite" in _run(monkeypatch, *command)
+    assert "video00006.npy: row 5 is not finite" in run(monkeypatch, *command)
 
 
 def test_a_setup_that_is_cut_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _train(monkeypatch, root) == ""
-    assert _run(monkeypatch, "evaluate", root / "run", "--cpu", "--batch", 5) == ""
-    assert "--batch must be" in _run(monkeypatch, "evaluate", root / "run", "--batch", -1)
+    assert train(monkeypatch, root) == ""
+    assert run(monkeypatch, "evaluate", root / "run", "--cpu", "--batch", 5) == ""
+    assert "--batch must be" in run(monkeypatch, "evaluate", root / "run", "--batch", -1)
     held = json.loads((root / "run/setup.json").read_text())
     (root / "run/setup.json").write_text(json.dumps(held)[:50])
-    assert "setup.json: is damaged" in _run(monkeypatch, "evaluate", root / "run", "--cpu")
+    assert "setup.json: is damaged" in run(monkeypatch, "evaluate", root / "run", "--cpu")
     shutil.rmtree(root / "features")
     (root / "run/setup.json").write_text(json.dumps(held))
-    assert "holds no" in _run(monkeypatch, "evaluate", root / "run", "--cpu")
+    assert "holds no" in run(monkeypatch, "evaluate", root / "run", "--cpu")
 
 
 def _interrupt(arguments: list[str], line: str) -> tuple[int, str]:
@@ -323,12 +287,14 @@ STOPPED = "stopped; the same command, with --resume for train, goes on\n"
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = (f"mae={root / 'mae'}", f"clip={root / 'clip'}")
-    train = f"train --features {root / 'features'} --out {root / 'run'} --preset demo --cpu".split()
+    command = (
+        f"train --features {root / 'features'} --out {root / 'run'} --preset demo --cpu".split()
+    )
     more = f"--own {' '.join(streams)} --modalities mae clip --method concatenation".split()
-    assert _interrupt([*train, *more, "--epochs", "5000"], "epoch 2,") == (130, STOPPED)
+    assert _interrupt([*command, *more, "--epochs", "5000"], "epoch 2,") == (130, STOPPED)
     done = int(read_checkpoint(root / "run")["progress"]["epoch"])
     assert done >= 2
-    assert _train(monkeypatch, root, "--epochs", 5000, "--resume") == ""
+    assert train(monkeypatch, root, "--epochs", 5000, "--resume") == ""
     assert int(read_checkpoint(root / "run")["progress"]["epoch"]) > done
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from examples.affwild2.dataset.features import load_features
-from examples.affwild2.training.assemble import make_accelerator, prepare, read_saved, write_setup
+from examples.affwild2.training.assemble import make_accelerator, prepare
 from examples.affwild2.training.evaluate import score
 from examples.affwild2.training.own import OwnFeatures, Standardise
 from examples.affwild2.training.runs import Run
+from examples.affwild2.training.saved import read_saved, write_setup
 from examples.affwild2.training.train import train
 from examples.affwild2.training.trials import Trials, encode
 from tests.support.affwild2 import SMALL, features

@@ -28,13 +28,8 @@ from examples.affwild2.dataset.files import DamagedFile
 from examples.affwild2.dataset.folds import Window, list_windows, make_fold
 from examples.affwild2.network.backbones import Vectors
 from examples.affwild2.network.batch_norm import MaskedBatchNorm
-from examples.affwild2.training.assemble import (
-    find_problems,
-    identify,
-    make_backbones,
-    make_trials,
-)
-from examples.affwild2.training.evaluate import predict, score, smooth
+from examples.affwild2.training.assemble import find_problems, identify, make_backbones, make_trials
+from examples.affwild2.training.evaluate import Scores, predict, score, smooth
 from examples.affwild2.training.methods import METHODS, find_method
 from examples.affwild2.training.modalities import MODALITIES, NAMES, Encoding, tcn_widths
 from examples.affwild2.training.own import OwnFeatures, read_own
@@ -336,7 +331,7 @@ def test_stages_release_group_after_group(tmp_path: Path) -> None:
     session.save = lambda: None  # type: ignore[method-assign]  # a hundred files say nothing
     freed, rates = [], []
     session.mean_loss, session.began = 1.0, 0.0
-    session.scores = score({}, _trials(), "valence")
+    session.scores = Scores(0.0, 0.0, 0.0, {}, 0)
     while session.goes_on():
         freed.append(session.progress.stage)
         rate = warmup_rate(preset, session.progress.stage_epoch, 1, 10)
@@ -694,7 +689,7 @@ def test_own_features_with_a_rate_are_as_long_as_the_video(tmp_path: Path) -> No
     times = 5 + np.concatenate([np.arange(10) / 10, 1 + np.arange(10) / 50])
     trial = replace(_features("a", 20), fps=19 / 1.18, times=times)
     for rows, fits in ((312, True), (62, False)):
-        _write_own(tmp_path, "a", np.ones((rows, 2), np.float32))
+        _write_own(tmp_path, "a", np.arange(2.0 * rows).reshape(rows, 2))
         assert fits == (not list(OwnFeatures("mine", tmp_path, 50.0).problems([trial])))
     assert identify([trial]) != identify([replace(trial, times=times + 0.001)])
 
@@ -702,7 +697,7 @@ def test_own_features_with_a_rate_are_as_long_as_the_video(tmp_path: Path) -> No
 def test_own_features_are_checked_trial_by_trial(tmp_path: Path) -> None:
     trials = [_features(name, 40) for name in ("a", "b", "c", "d")]
     for name, rows in (("a", 40), ("b", 31), ("c", 45)):
-        _write_own(tmp_path, name, np.ones((rows, 2), np.float32))
+        _write_own(tmp_path, name, np.arange(2.0 * rows).reshape(rows, 2))
     assert list(OwnFeatures("mine", tmp_path).problems(trials)) == [
         "b: b.npy of mine has 31 rows, 40 belong to its 40 frames: fewer; the rest is masked",
         "c: c.npy of mine has 45 rows, 40 belong to its 40 frames: more; unused",

@@ -7,6 +7,7 @@ import tyro
 from rich.console import Console
 
 from examples.affwild2.dataset.extract import extract
+from examples.affwild2.dataset.files import named
 from examples.affwild2.dataset.sources import ExtractOptions
 from examples.affwild2.synthetic.generate import Size, make_data
 from examples.affwild2.synthetic.latents import Switches
@@ -33,15 +34,16 @@ class MakeData:
     lexicon: str = "own"
 
     def run(self, console: Console) -> None:
-        make_data(
-            self.out,
-            size=self.size,
-            seed=self.seed,
-            switches=self.switches,
-            mp4=self.mp4,
-            lexicon=self.lexicon,
-        )
-        console.print(f"wrote {self.out}", markup=False)
+        with named(self.out):
+            make_data(
+                self.out,
+                size=self.size,
+                seed=self.seed,
+                switches=self.switches,
+                mp4=self.mp4,
+                lexicon=self.lexicon,
+            )
+        console.print(f"wrote {self.out}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,30 @@ from rich.table import Table
 
 from examples.affwild2.dataset.challenge import write_challenge_file
 from examples.affwild2.dataset.files import hold
+from examples.affwild2.dataset.layout import Partition
 from examples.affwild2.results.pictures import draw_run, draw_table
 from examples.affwild2.results.report import write_report
 from examples.affwild2.results.table import read_table
 from examples.affwild2.training.assemble import (
-    Saved,
     find_problems,
     make_accelerator,
     missing_weights,
     prepare,
-    read_saved,
-    write_setup,
 )
-from examples.affwild2.training.evaluate import Predictions, Scores, score, smooth
+from examples.affwild2.training.evaluate import (
+    Predictions,
+    Scores,
+    is_constant,
+    score,
+    smooth,
+)
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.own import read_own
 from examples.affwild2.training.presets import PRESETS, Changes
 from examples.affwild2.training.runs import LOCK, Run
+from examples.affwild2.training.saved import Saved, read_saved, write_setup
 from examples.affwild2.training.train import train
-from examples.affwild2.training.trials import TARGETS, Target
+from examples.affwild2.training.trials import TARGETS, Target, Trials
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,17 @@ class Train:
                 report=lambda row: _print_epoch(console, row) if first else None,
             )
         if first:
+            count = len(made.selection.features)
             chosen = (
-                f"every {preset.select}th training trial, held out"
+                f"every {preset.select}th training trial, held out ({count})"
                 if preset.select
-                else "the same trials, so the score is optimistic"
+                else f"the same trials ({count}), so the score is optimistic"
             )
             console.print(
                 f"{self.method}, {self.target}: CCC {done.best:.4f} after epoch "
                 f"{done.best_epoch + 1} of {done.epoch}; the epoch is the best on {chosen}",
                 markup=False,
+                soft_wrap=True,
             )
 
 
@@ -177,11 +184,15 @@ class Evaluate:
 
     def _report(self, console: Console, saved: Saved) -> Scores:
         trials = saved.trials(self.partition)
+        for line in _marks(saved, trials, self.partition):
+            warn(console, line)
         title = f"{saved.run.target}, batches to predict"
         made = saved.predict(
             trials, without=self.without, cpu=self.cpu, batch=self.batch, title=title
         )
         require_finite(made, "evaluate")
+        if is_constant(made):
+            warn(console, _constant(saved))
         frames = self.smooth[TARGETS.index(saved.run.target)]
         scores = score(_smoothed(made, frames), trials, saved.run.target)
         lines = Table(title=escape(f"{saved.run.method}, {saved.run.target}, {self.partition}"))
@@ -192,7 +203,8 @@ class Evaluate:
         console.print(lines)
         console.print(
             f"all frames: CCC {scores.ccc:.4f}, Pearson {scores.pearson:.4f}, "
-            f"RMSE {scores.rmse:.4f}"
+            f"RMSE {scores.rmse:.4f} (trials: {len(scores.trials)}, frames: {scores.frames})",
+            highlight=False,
         )
         return scores
 
@@ -234,16 +246,17 @@ class Predict:
             if saved.run.target != target:
                 raise ValueError(f"predict: {folder} predicts {saved.run.target}, not {target}")
             trials = saved.trials("test")
-            seen = [one for one in saved.own if one.stream.name in saved.run.design.modalities]
-            for line in find_problems(saved.run, trials.features, seen):
+            for line in _marks(saved, trials, "test"):
                 warn(console, line)
             title = f"{target}, batches to predict"
             predictions = saved.predict(trials, cpu=self.cpu, batch=self.batch, title=title)
             require_finite(predictions, "predict")
+            if is_constant(predictions):
+                warn(console, _constant(saved))
             made.append(_smoothed(predictions, frames))
         for line in write_challenge_file(self.out, self.sample, *made):
             warn(console, line)
-        console.print(f"wrote {self.out}", markup=False)
+        console.print(f"wrote {self.out}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
@@ -266,16 +279,34 @@ class Plot:
             table, report = read_table(self.folder / "table.json"), self.out / "report.html"
             pictures = draw_table(table, self.out)
             write_report(report, table, pictures, {"table": self.folder / "table.json"})
-            console.print(f"wrote {report}", markup=False)
+            console.print(f"wrote {report}", markup=False, soft_wrap=True)
         else:
             pictures = draw_run(read_saved(self.folder), self.folder, self.out)
         for path, _ in pictures:
-            console.print(f"wrote {path}", markup=False)
+            console.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def warn(console: Console, line: str) -> None:
     """Prints a line that a user must see, as it is: names may hold brackets."""
     console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _marks(saved: Saved, trials: Trials, partition: Partition) -> Iterator[str]:
+    """Lines about a run and trials whose numbers must not be taken for those of a good run."""
+    yield from saved.problems
+    names = [trial.name for trial in trials.features]
+    trained = sum(name in saved.trained for name in names)
+    if trained and partition != "train":
+        yield f"the network was trained on {trained} of these {len(names)} trials"
+    seen = [one for one in saved.own if one.stream.name in saved.run.design.modalities]
+    yield from find_problems(saved.run, trials.features, seen)
+
+
+def _constant(saved: Saved) -> str:
+    return (
+        f"the {saved.run.target} predictions of all frames are the same: the network learned "
+        "nothing, or sees nothing"
+    )
 
 
 def require_finite(predictions: Predictions, who: str) -> None:

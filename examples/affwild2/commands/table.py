@@ -96,7 +96,7 @@ class TableCommand:
                 report=lambda result: show_result(console, result),
             )
         show(console, table)
-        console.print(f"wrote {self.out / 'table.json'}", markup=False)
+        console.print(f"wrote {self.out / 'table.json'}", markup=False, soft_wrap=True)
 
     def _demo_weights(self) -> Weights:
         """The demo's backbones, made if they are not there."""
@@ -140,7 +140,7 @@ class Demo:
         if self.readme is not None:
             put_between(self.readme, "table", markdown(*overview(table)))
         files = f"{self.out / 'report.html'} and {self.out / 'table.json'}"
-        console.print(f"wrote {files}", markup=False)
+        console.print(f"wrote {files}", markup=False, soft_wrap=True)
 
 
 def _rows(preset: Preset, seen: tuple[str, ...]) -> tuple[str, ...]:

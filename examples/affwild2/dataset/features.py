@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from examples.affwild2.dataset.audio import BANDS, MISSING, PATCH, gather_patches
 from examples.affwild2.dataset.files import DamagedFile
-from examples.affwild2.dataset.layout import Partition
+from examples.affwild2.dataset.layout import PARTITIONS, Partition
 from examples.affwild2.dataset.mapped import Mapped
 from examples.affwild2.dataset.text import gather_words
 from examples.affwild2.dataset.video import Clock
@@ -132,7 +132,7 @@ def _with_vectors(trials: list[Features]) -> list[Features]:
 
 def _load(out: Path, folder: Path) -> Features:
     try:
-        return _read(out, folder)
+        return _checked(folder, _read(out, folder))
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DamagedFile):
             raise
@@ -159,6 +159,30 @@ def _read(out: Path, folder: Path) -> Features:
         times=np.load(times) if times.exists() else None,
         **_arrays(folder / "frames.npz"),
     )
+
+
+def _checked(folder: Path, trial: Features) -> Features:
+    """Returns the trial if its arrays belong together and its labels are labels.
+
+    Raises:
+        DamagedFile: They do not, or they are not.
+    """
+    for name in ("labels", "valid", "face_present", "mel_rows", "word_index"):
+        if len(getattr(trial, name)) != len(trial):
+            found = len(getattr(trial, name))
+            raise DamagedFile(
+                folder, f"has {len(trial)} frames and {found} of {name}; extract it again"
+            )
+    words = 0 if trial.word_ids is None else len(trial.word_ids)
+    if trial.word_ids is not None and trial.word_index.max(initial=-1) >= words:
+        raise DamagedFile(folder, f"has frames with other words than the {words} of its video")
+    if trial.partition not in PARTITIONS:
+        raise DamagedFile(folder, f"is of no partition, found {trial.partition!r}")
+    rated = trial.labels[trial.valid]
+    if not len(rated) or not (np.abs(rated) <= 1).all():
+        what = "labels outside of [-1, 1] that count" if len(rated) else "no label that counts"
+        raise DamagedFile(folder, f"has {what}; extract it again")
+    return trial
 
 
 def _arrays(path: Path) -> dict[str, Any]:

@@ -20,18 +20,33 @@ def whole(path: Path) -> Iterator[Path]:
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
-    except BaseException as error:
+        with named(path):
+            yield partial
+    except BaseException:
         with suppress(OSError):
             _remove(partial)
-        if isinstance(error, OSError) and error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        if isinstance(error, OSError) and error.filename is None:  # numpy gives no reason
-            raise OSError(f"{path}: cannot be written ({error}; is the disk full?)") from error
         raise
     if path.is_dir():
         shutil.rmtree(path)  # the new one is whole: a run that is stopped here writes it again
     partial.replace(path)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Gives an error of the disk that names no file this one.
+
+    Raises:
+        OSError: As the block raises it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        if error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        reason = f"{error}; is the disk full?"  # numpy gives none
+        raise OSError(f"{path}: cannot be written ({reason})") from error
 
 
 def _remove(path: Path) -> None:
@@ -58,9 +73,10 @@ def hold(path: Path, who: str) -> Iterator[None]:
                 f"{who}: {path.parent} is in use by {file.read().strip() or 'another process'}; "
                 "wait for it, or name a new folder"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        with named(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
         yield
 
 

@@ -19,10 +19,11 @@ from examples.affwild2.results.plots import (
 )
 from examples.affwild2.results.sweep import Data, read_encoded, run_folder
 from examples.affwild2.results.table import OFFICIAL, Table
-from examples.affwild2.training.assemble import Encoded, Saved, read_saved
+from examples.affwild2.training.assemble import Encoded
 from examples.affwild2.training.methods import RECOMMENDED, TITLES, title_of
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.runs import LOG, Run, read_log
+from examples.affwild2.training.saved import Saved, read_saved
 from examples.affwild2.training.trials import TARGETS
 
 Pictures = list[tuple[Path, str]]

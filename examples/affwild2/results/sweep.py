@@ -21,20 +21,14 @@ from examples.affwild2.synthetic.ceilings import Table as Ceilings
 from examples.affwild2.synthetic.ceilings import ceilings
 from examples.affwild2.synthetic.latents import Switches
 from examples.affwild2.synthetic.pretrain import load_backbones
-from examples.affwild2.training.assemble import (
-    Encoded,
-    identify,
-    make_accelerator,
-    prepare,
-    read_saved,
-    write_setup,
-)
+from examples.affwild2.training.assemble import Encoded, identify, make_accelerator, prepare
 from examples.affwild2.training.evaluate import score
 from examples.affwild2.training.methods import AVERAGE, RECOMMENDED, SHUFFLED
 from examples.affwild2.training.modalities import NAMES, Weights
 from examples.affwild2.training.own import OwnFeatures, Stream
 from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.runs import Run
+from examples.affwild2.training.saved import read_saved, write_setup
 from examples.affwild2.training.train import train
 from examples.affwild2.training.trials import Target, Trials, encode
 

@@ -1,11 +1,9 @@
-"""Puts a run together from options, and again from its folder: backbones, trials, network."""
+"""Puts a run together from options: backbones and trials."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,18 +11,14 @@ from accelerate import Accelerator  # type: ignore[import-untyped]  # ships no t
 from torch import Tensor, nn
 
 from examples.affwild2.dataset.features import Features, load_features
-from examples.affwild2.dataset.files import whole
 from examples.affwild2.dataset.folds import make_fold
 from examples.affwild2.dataset.layout import Partition
-from examples.affwild2.network.model import AffectNet
 from examples.affwild2.synthetic.pretrain import build_backbones, load_backbones
-from examples.affwild2.training.evaluate import Predictions, predict
 from examples.affwild2.training.modalities import MODALITIES, Weights
 from examples.affwild2.training.own import OwnFeatures, Standardise
-from examples.affwild2.training.runs import Run, build, claim, read_checkpoint, run_from
+from examples.affwild2.training.runs import Run
 from examples.affwild2.training.trials import Trials, encode, shuffle_partners, word_scale
 
-SETUP = "setup.json"
 Encoded = Mapping[str, Mapping[str, Tensor]]  # by trial, by modality
 
 
@@ -40,6 +34,8 @@ class Prepared:
         words_dim: Width of the word vectors.
         scale: Mean and spread of the training trials' word vectors.
         identity: Digest of the features of both.
+        trained: Names of the trials to train on, those of ``selection`` included if they are held
+            out of training.
         problems: One line per trial with features that are absent, too few or too many.
     """
 
@@ -50,6 +46,7 @@ class Prepared:
     words_dim: int
     scale: tuple[float, float]
     identity: str
+    trained: tuple[str, ...]
     problems: tuple[str, ...] = ()
 
 
@@ -100,6 +97,7 @@ def prepare(
         dim,
         scale,
         identify([*training, *validation], own),
+        tuple(trial.name for trial in training),
         tuple(problems),
     )
 
@@ -107,10 +105,16 @@ def prepare(
 def find_problems(
     run: Run, trials: Sequence[Features], own: Sequence[OwnFeatures]
 ) -> Iterator[str]:
-    """One line per trial and modality whose features are absent, too few or too many."""
+    """One line per trial and modality whose features are absent, too few or too many.
+
+    One line per modality of ours that trials do not have at all, since ``extract`` names them.
+    """
     for one in own:
         yield from one.problems(trials)
     ours = [name for name in run.design.modalities if name in MODALITIES]
+    for name in ours:
+        if absent := sum(not MODALITIES[name].is_present(trial) for trial in trials):
+            yield f"{absent} of {len(trials)} trials have no {name}; it is missing there"
     for trial in trials:
         for name in ours:
             modality = MODALITIES[name]
@@ -190,8 +194,8 @@ def split(features: Path, fold: int) -> tuple[list[Features], list[Features]]:
     """
     everything = load_features(features)
     held = {trial.name: trial for trial in everything}
-    training = [trial.name for trial in _part(everything, "train", features)]
-    validation = [trial.name for trial in _part(everything, "validation", features)]
+    training = [trial.name for trial in part_of(everything, "train", features)]
+    validation = [trial.name for trial in part_of(everything, "validation", features)]
     chosen = make_fold(training, validation, fold)
     return [held[name] for name in chosen.train], [held[name] for name in chosen.validation]
 
@@ -230,157 +234,7 @@ def words_dim(features: list[Features]) -> int:
     return next((t.word_vectors.shape[1] for t in features if t.word_vectors is not None), 0)
 
 
-def write_setup(
-    out: Path,
-    run: Run,
-    features: Path,
-    prepared: Prepared,
-    *,
-    resume: bool = False,
-    own: Sequence[OwnFeatures] = (),
-) -> None:
-    """Writes what is needed to build the run's network again.
-
-    Raises:
-        ValueError: The folder holds another run, or this one and ``resume`` is False, or the
-            features are no longer those that it was begun with.
-    """
-    begun = claim(out, run, resume=resume) is not None
-    if begun and read_setup(out)["identity"] != prepared.identity:
-        raise ValueError(
-            f"train: the features in {features} are not those that {out} was begun with; name a "
-            "new folder"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    held = {
-        "run": run.described(),
-        "features": str(features.resolve()),
-        "words_dim": prepared.words_dim,
-        "scale": prepared.scale,
-        "identity": prepared.identity,
-        "own": {one.stream.name: str(one.folder) for one in own},
-    }
-    with whole(out / SETUP) as partial:
-        partial.write_text(json.dumps(held, indent=1) + "\n")
-
-
-def read_setup(out: Path) -> dict[str, Any]:
-    """Reads what ``write_setup`` wrote.
-
-    Raises:
-        ValueError: It is missing or damaged.
-    """
-    path = out / SETUP
-    if not path.exists():
-        raise ValueError(f"{out}: holds no {SETUP}; train writes one")
-    try:
-        return cast(dict[str, Any], json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error})") from error
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A trained run, read back.
-
-    Attributes:
-        run: What it is.
-        model: Its best weights.
-        backbones: Those of the model.
-        features: Where its trials were.
-        scale: Of the word vectors.
-        own: The user's own features.
-        identity: Digest of the features that it was trained with; None if these are others.
-    """
-
-    run: Run
-    model: AffectNet
-    backbones: dict[str, nn.Module]
-    features: Path
-    scale: tuple[float, float]
-    own: tuple[OwnFeatures, ...] = ()
-    identity: str | None = None
-
-    def trials(self, partition: Partition, encoded: Encoded | None = None) -> Trials:
-        """The trials of a partition (of the run's fold for train and validation).
-
-        Args:
-            partition: Which.
-            encoded: What the backbones made of the trials before, if anybody kept it.
-
-        Raises:
-            ValueError: There are none, or they changed since the run was trained with them.
-        """
-        if partition == "test":
-            features = _part(load_features(self.features), "test", self.features)
-        else:
-            both = split(self.features, self.run.fold)
-            features = both[partition == "validation"]
-            if self.identity not in {None, identify([*both[0], *both[1]], self.own)}:
-                raise ValueError(
-                    f"{self.features}: the features changed since the run was trained with them; "
-                    "train again, or name the features to use with --features"
-                )
-        own = self.run.preset.norm_stats == "partition"
-        scale = scale_of(self.run, features) if own else self.scale
-        return make_trials(self.run, features, scale, self.backbones, encoded, self.own)
-
-    def predict(
-        self,
-        trials: Trials,
-        *,
-        without: tuple[str, ...] = (),
-        cpu: bool = False,
-        batch: int | None = None,
-        title: str | None = None,
-    ) -> Predictions:
-        """Predicts trials, on the GPU if there is one; see ``evaluate.predict``."""
-        preset = self.run.preset
-        return predict(
-            self.model.to("cuda" if torch.cuda.is_available() and not cpu else "cpu"),
-            trials,
-            size=preset.window,
-            hop=preset.hop,
-            target=self.run.target,
-            batch=preset.batch if batch is None else batch,
-            without=without,
-            title=title,
-        )
-
-
-def read_saved(
-    out: Path, features: Path | None = None, own: Sequence[OwnFeatures] | None = None
-) -> Saved:
-    """Reads a trained run.
-
-    Args:
-        out: Its folder.
-        features: Where its trials are; None takes those that it was trained with.
-        own: The user's own features; None takes those that it was trained with.
-
-    Raises:
-        ValueError: The folder holds no trained run, or the own features are not those of the run.
-    """
-    state, held = read_checkpoint(out), read_setup(out)
-    if state["progress"]["best_epoch"] < 0:
-        raise ValueError(f"{out}: no epoch of this run has a score; train it first")
-    run = run_from(held["run"])
-    if own is None:
-        own = [OwnFeatures(s.name, Path(held["own"][s.name]), s.rate) for s in run.own]
-    if tuple(one.stream for one in own) != run.own:
-        wanted = ", ".join(f"{s.name} of width {s.width}, rate {s.rate}" for s in run.own)
-        raise ValueError(f"{out}: was trained with own features {wanted or 'of no kind'}")
-    backbones = make_backbones(run, held["words_dim"])
-    model = build(run, backbones)
-    model.load_state_dict(state["best"])
-    mean, std = held["scale"]
-    where = Path(held["features"]) if features is None else features
-    same = features is None or features.resolve() == Path(held["features"])
-    identity = held["identity"] if same else None
-    return Saved(run, model.eval(), backbones, where, (mean, std), tuple(own), identity)
-
-
-def _part(everything: list[Features], partition: Partition, where: Path) -> list[Features]:
+def part_of(everything: list[Features], partition: Partition, where: Path) -> list[Features]:
     wanted = [trial for trial in everything if trial.partition == partition]
     if not wanted:
         raise ValueError(f"{where}: holds no {partition} trials")

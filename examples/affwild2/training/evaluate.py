@@ -17,6 +17,7 @@ from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.trials import Target, Trials
 
 Predictions = dict[str, Tensor]
+FLAT = 1e-5  # of a range of 2; a network that learned something moves more
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Scores:
         pearson: Correlation.
         rmse: Root of the mean squared error.
         trials: Concordance of each trial by itself, for the log only.
+        frames: How many were compared.
     """
 
     ccc: float
     pearson: float
     rmse: float
     trials: dict[str, float]
+    frames: int
 
 
 @torch.no_grad()
@@ -82,15 +85,19 @@ def predict(
 
 
 def score(predictions: Mapping[str, Tensor], trials: Trials, target: Target) -> Scores:
-    """Compares predictions with the labels of the trials they are for."""
+    """Compares predictions with the labels of the trials they are for.
+
+    Raises:
+        ValueError: There is no frame to compare.
+    """
     pairs = {}
     for trial in trials.features:
         if trial.name in predictions:
             valid = torch.from_numpy(trial.valid)
             label = torch.from_numpy(trial.labels[:, 0 if target == "valence" else 1])
             pairs[trial.name] = predictions[trial.name][valid], label[valid]
-    if not pairs:
-        return Scores(0.0, 0.0, 0.0, {})
+    if not any(len(label) for _, label in pairs.values()):
+        raise ValueError("score: no frame has both a prediction and a valid label")
     prediction, label = (torch.cat([pair[k] for pair in pairs.values()]) for k in (0, 1))
     spread = float(prediction.std() * label.std())
     covariance = ((prediction - prediction.mean()) * (label - label.mean())).sum() / (
@@ -101,7 +108,14 @@ def score(predictions: Mapping[str, Tensor], trials: Trials, target: Target) -> 
         pearson=float(covariance) / spread if spread > 1e-12 else 0.0,
         rmse=float((prediction - label).square().mean().sqrt()),
         trials={name: _ccc(*pair) for name, pair in pairs.items()},
+        frames=len(label),
     )
+
+
+def is_constant(predictions: Mapping[str, Tensor]) -> bool:
+    """Whether all frames of all trials have the same prediction: the network learned nothing."""
+    made = torch.cat([torch.zeros(0), *predictions.values()])
+    return len(made) > 1 and float(made.max() - made.min()) < FLAT
 
 
 def smooth(series: Tensor, frames: int) -> Tensor:

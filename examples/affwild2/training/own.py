@@ -21,6 +21,7 @@ from examples.affwild2.training.modalities import NAMES
 
 SUFFIXES = (".npy", ".safetensors")
 SAMPLED = 64  # rows of a trial that mean and spread are estimated from
+LOOKED_AT = 8  # rows of a trial that show whether they are all the same
 SLACK = 0.1  # seconds that a file may be shorter or longer than its trial without a line
 
 
@@ -102,6 +103,8 @@ class OwnFeatures:
     def problems(self, trials: Sequence[Features]) -> Iterator[str]:
         """One line per trial without features, or with another number of rows than it needs.
 
+        One line about those whose rows are all the same.
+
         Raises:
             ValueError: No trial has features here.
         """
@@ -127,6 +130,11 @@ class OwnFeatures:
                         f"{trial.name}: {array.path.name} of {name} has {len(array)} rows, "
                         f"{wanted:.0f} belong to its {trial.frames} frames: {less}"
                     )
+        if flat := [trial.name for trial in trials if self._is_flat(trial)]:
+            yield (
+                f"{len(flat)} of {len(trials)} trials have the same {name} in all frames (the "
+                f"first is {flat[0]}); did their extraction fail?"
+            )
 
     def measure(self, trials: Sequence[Features]) -> tuple[Tensor, Tensor]:
         """Mean and spread of each feature over some frames of every trial, (d,) each."""
@@ -146,6 +154,10 @@ class OwnFeatures:
         return (
             b"" if array is None else repr(array.shape).encode() + self._sample(trial, 3).tobytes()
         )
+
+    def _is_flat(self, trial: Features) -> bool:
+        rows = self._sample(trial, LOOKED_AT) if trial.name in self.arrays else np.zeros((0, 1))
+        return len(rows) > 1 and not np.ptp(rows, axis=0).any()
 
     def _sample(self, trial: Features, count: int) -> NDArray[np.float32]:
         rows = self.rows(trial, 0, len(trial))

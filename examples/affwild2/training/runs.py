@@ -22,6 +22,7 @@ from examples.affwild2.training.presets import Preset
 from examples.affwild2.training.trials import Target
 
 CHECKPOINT, BEFORE, LOG, LOCK = "checkpoint.pt", "checkpoint-before.pt", "log.csv", ".lock"
+PARTS = {"run", "progress", "model", "best", "optimiser", "plateau"}  # of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,14 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:  # torch's format; each record has its checksum
             wrong = archive.testzip()
-        if wrong is None:
-            return cast(dict[str, Any], torch.load(path, map_location="cpu", weights_only=True))
+        state = None if wrong else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises almost anything on a damaged file
         raise ValueError(f"{path}: cannot be read ({type(error).__name__})") from error
-    raise ValueError(f"{path}: is damaged (the checksum of {wrong} is wrong)")
+    if wrong:
+        raise ValueError(f"{path}: is damaged (the checksum of {wrong} is wrong)")
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
+        raise ValueError(f"{path}: is no checkpoint of train")
+    return state
 
 
 def claim(out: Path, run: Run, *, resume: bool) -> dict[str, Any] | None:

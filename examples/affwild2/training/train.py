@@ -214,7 +214,7 @@ class _Session:
         """Writes checkpoint and log, by one process for all."""
         if not self.accelerator.is_main_process:
             return
-        state = {
+        state = {  # runs.PARTS
             "run": self.run.described(),
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
