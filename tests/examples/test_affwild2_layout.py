@@ -174,11 +174,35 @@ def test_a_transcript_is_chosen_by_its_content(root: Path) -> None:
     assert trial.transcript == words
 
 
-@pytest.mark.parametrize("name", ["video1.json", "video1.mp4.json", "video1.wav.csv"])
+@pytest.mark.parametrize(
+    "name",
+    ["video1.json", "video1.mp4.json", "video1.wav.csv", "video1.en.csv", "video1.pt-BR.tsv"],
+)
 def test_a_transcript_may_bear_the_name_of_its_sound(root: Path, name: str) -> None:
     path = _write(root / name, "start;end;word;confidence\n0;1;so;1\n")
     (trial,) = layout.resolve(root).trials
     assert trial.transcript == path
+
+
+def test_a_transcript_without_a_language_goes_first(root: Path) -> None:
+    path = _write(root / "video1.srt", "1\n00:00:00,000 --> 00:00:01,000\nso\n")
+    _write(root / "video1.en.csv", "start;end;word;confidence\n0;1;so;1\n")
+    found = layout.resolve(root)
+    assert found.trials[0].transcript == path
+    assert [line.startswith(f"{path}: is used; ") for line in found.problems] == [True]
+
+
+@pytest.mark.parametrize(
+    "first", ["Neutral,Anger", "arousal,valence", "valence;arousal", "0.1,0.2"]
+)
+def test_a_set_of_other_annotations_is_named(tmp_path: Path, first: str) -> None:
+    path = _write(tmp_path / "EXPR/Train_Set/video1.txt", f"{first}\n1\n")
+    said = f"({path} begins {first!r}, not 'valence,arousal')"
+    with pytest.raises(ValueError, match="found no trials") as refused:
+        layout.resolve(tmp_path)
+    assert str(refused.value).endswith(said)
+    _write(tmp_path / "VA/Validation_Set/video2.txt", LABELS)
+    assert layout.resolve(tmp_path).missing[0].endswith(f"no train trials {said}")
 
 
 @pytest.mark.parametrize("name", ["../x", "/abs/x", "batch1/x", ".hidden", "..", "a\\b", "a\tb"])

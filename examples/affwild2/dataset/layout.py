@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.media import SOUND, VIDEO, index_media, media_of
 from examples.affwild2.dataset.scan import Scan, scan
-from examples.affwild2.dataset.transcript import is_transcript
 
 Number = TypeVar("Number", bound=np.generic)
 Rates = dict[str, tuple[float, int]]
@@ -53,9 +53,6 @@ SETS: dict[Partition, re.Pattern[str]] = {
     "train": re.compile(r"train(ing)?([ _-]?set)?", re.IGNORECASE),
     "validation": re.compile(r"val(id|idate|idation)?([ _-]?set)?", re.IGNORECASE),
 }
-VIDEO = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
-SOUND = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac", ".opus")
-WORDS = (".csv", ".json", ".tsv", ".vtt", ".srt")  # those with times of words first
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ def resolve(root: Path) -> Layout:
         raise ValueError(f"{root}: no such folder; give the folder that holds {FACES}/")
     found = scan(root)
     problems, missing = list(found.problems), list[str]()
-    media = _index_media(found, problems)
+    media = index_media(found, problems)
     rates = _read_rates(root / FRAME_RATES, problems)
     sources = {name for suffix in (*VIDEO, *SOUND) for name in media.get(suffix, {})} | set(rates)
     sample = _find_sample(root, found, problems)
@@ -149,13 +146,14 @@ def resolve(root: Path) -> Layout:
                 source,
                 faces,
                 labels,
-                *_media_of(media, source, problems),
+                *media_of(media, source, problems),
                 first=0 if faces.parent in found.from_zero else 1,
             )
     if not trials:
+        others = [line for name in ANNOTATIONS for line in _other_annotations(found, name)]
         raise ValueError(
             f"{root}: found no trials; expected {ANNOTATIONS['train'][0]}/*.txt or {TEST_NAMES}, "
-            "below any folder of any edition"
+            f"below any folder of any edition{''.join(others[:1])}"
         )
     problems += _other_crops(root, found, set(trials))
     problems += [
@@ -228,7 +226,8 @@ def _names(
     for partition in PARTITIONS[:2]:
         if partition not in sets:
             place = root / ANNOTATIONS[partition][0]
-            missing.append(f"{place}: no such folder; no {partition} trials")
+            found_instead = "".join(_other_annotations(found, partition))
+            missing.append(f"{place}: no such folder; no {partition} trials{found_instead}")
         for path in sets.get(partition, []):
             yield partition, path.stem, path
     for name in _test_names(root, found, sample, missing, problems):
@@ -256,6 +255,14 @@ def _annotation_sets(found: Scan, problems: list[str]) -> dict[Partition, list[P
             f"{', '.join(map(str, others))}: move those of the other editions away"
         )
     return editions[chosen]
+
+
+def _other_annotations(found: Scan, partition: Partition) -> Iterator[str]:
+    """Describes a file that lies where an annotation is expected, and begins otherwise."""
+    for path in found.files:
+        if path.suffix.lower() == ".txt" and SETS[partition].fullmatch(path.parent.name):
+            yield f" ({path} begins {_first_line(path)[:40]!r}, not {HEADER!r})"
+            return
 
 
 def _is_annotation(path: Path) -> bool:
@@ -318,45 +325,6 @@ def _test_names(
 def is_name(name: str) -> bool:
     """Whether this can be the name of a trial: of one folder, not hidden, in one line."""
     return bool(name) and not name.startswith(".") and name.isprintable() and not {*name} & {*"/\\"}
-
-
-Media = dict[str, dict[str, list[Path]]]
-
-
-def _index_media(found: Scan, problems: list[str]) -> Media:
-    """Lists media by suffix and by the name of the video."""
-    media: Media = {}
-    for path in found.files:
-        suffix, name = path.suffix.lower(), path.stem
-        if suffix in {*VIDEO, *SOUND, *WORDS}:
-            if suffix in WORDS and Path(name).suffix.lower() in {*VIDEO, *SOUND}:
-                name = Path(name).stem  # some tools write video.mp4.json
-            media.setdefault(suffix, {}).setdefault(name, []).append(path)
-    problems += [
-        f"{same[0]}: is used; another file has its name: {same[1]}"
-        for suffix in VIDEO
-        for same in media.get(suffix, {}).values()
-        if len({path.stat().st_size for path in same if path.exists()}) > 1
-    ]
-    return media
-
-
-def _media_of(
-    media: Media, source: str, problems: list[str]
-) -> tuple[Path | None, Path | None, Path | None]:
-    """Finds the video, the sound and the transcript of a source, the latter by its content."""
-    video, sound, words = (
-        [path for suffix in suffixes for path in media.get(suffix, {}).get(source, [])]
-        for suffixes in (VIDEO, SOUND, WORDS)
-    )
-    good = words if len(words) < 2 else [path for path in words if is_transcript(path)]
-    if len(good) > 1:
-        problems.append(f"{good[0]}: is used; {good[1]} is another transcript of this video")
-    return (
-        next(iter(video), None),
-        next(iter(sound), None),
-        next(iter(good or words), None),
-    )
 
 
 def _other_crops(root: Path, found: Scan, trials: set[str]) -> list[str]:
