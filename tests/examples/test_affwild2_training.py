@@ -703,6 +703,11 @@ def test_own_features_are_checked_trial_by_trial(tmp_path: Path) -> None:
         "c: c.npy of mine has 45 rows, 40 belong to its 40 frames: more; unused",
         f"d: has no mine in {tmp_path}; it is missing there",
     ]
+    labelled = replace(trials[0], frames=50)
+    faces = replace(labelled, name="b", face_present=np.arange(40) < 31)
+    lines = list(OwnFeatures("mine", tmp_path).problems([labelled, faces]))
+    assert lines[0].endswith("(as many as frames with labels; frames without need rows, too)")
+    assert lines[1].endswith("(as many as frames with a face; frames without need rows, too)")
     nameless = replace(trials[0], fps=math.nan)
     (line,) = OwnFeatures("mine", tmp_path, 15.0).problems([nameless])
     assert line == "a: its frame rate is not known; mine is missing there"

@@ -121,20 +121,33 @@ class OwnFeatures:
             elif rate is not None and math.isnan(trial.fps):
                 yield f"{trial.name}: its frame rate is not known; {name} is missing there"
             else:
-                end = float(trial.shown_at(np.array([trial.frames]))[0])
-                wanted = trial.frames if rate is None else end * rate
-                slack = 0.5 if rate is None else max(2.0, SLACK * rate)
-                if abs(len(array) - wanted) > slack:
-                    less = "fewer; the rest is masked" if len(array) < wanted else "more; unused"
-                    yield (
-                        f"{trial.name}: {array.path.name} of {name} has {len(array)} rows, "
-                        f"{wanted:.0f} belong to its {trial.frames} frames: {less}"
-                    )
+                yield from self._misfit(trial, array)
         if flat := [trial.name for trial in trials if self._is_flat(trial)]:
             yield (
                 f"{len(flat)} of {len(trials)} trials have the same {name} in all frames (the "
                 f"first is {flat[0]}); did their extraction fail?"
             )
+
+    def _misfit(self, trial: Features, array: Mapped) -> Iterator[str]:
+        """A line if a trial has another number of rows than it needs."""
+        rate, rows = self.stream.rate, len(array)
+        end = float(trial.shown_at(np.array([trial.frames]))[0])
+        wanted = trial.frames if rate is None else end * rate
+        slack = 0.5 if rate is None else max(2.0, SLACK * rate)
+        if abs(rows - wanted) <= slack:
+            return
+        less = "fewer; the rest is masked" if rows < wanted else "more; unused"
+        for count, what in (
+            (len(trial), "frames with labels"),
+            (int(trial.face_present.sum()), "frames with a face"),
+        ):
+            if rate is None and rows == count < wanted:
+                less += f" (as many as {what}; frames without need rows, too)"
+                break
+        yield (
+            f"{trial.name}: {array.path.name} of {self.stream.name} has {rows} rows, {wanted:.0f} "
+            f"belong to its {trial.frames} frames: {less}"
+        )
 
     def measure(self, trials: Sequence[Features]) -> tuple[Tensor, Tensor]:
         """Mean and spread of each feature over some frames of every trial, (d,) each."""
