@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from crossfuse import functional
+from tests.project.test_bad_input_equations import EQUATIONS, MASKS
 from tests.support import properties
 
 F64 = torch.float64
@@ -185,6 +186,25 @@ def test_products_take_the_cheaper_order(d: int, j: int, length: int) -> None:
     right = flops(lambda: x @ (feature @ correlation))
     ours = flops(lambda: functional.rcma_attention_map(x, correlation, feature))
     assert ours == min(left, right), f"{ours} operations, the orders take {left} and {right}"
+
+
+@pytest.mark.parametrize("length", [2, 40])
+def test_a_graph_has_the_order_of_long_windows(
+    monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """It serves all lengths, and with long windows the choice matters most."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    draw = Numbers({"b": 2, "s": length, "d": 3, "j": 11}, 0)
+    x, feature, correlation = draw("bsd"), draw("dd"), draw("bdj")
+    expected = flops(lambda: x @ (feature @ correlation))
+    assert flops(lambda: functional.rcma_attention_map(x, correlation, feature)) == expected
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_equations_compute_where_their_inputs_are(equation: str) -> None:
+    given = {**EQUATIONS[equation], **MASKS.get(equation, {})}
+    moved = {name: x.to("meta") if isinstance(x, Tensor) else x for name, x in given.items()}
+    assert getattr(functional, equation)(**moved).device.type == "meta"
 
 
 def test_nothing_is_written_to() -> None:
