@@ -518,7 +518,7 @@ def test_a_frame_rate_file_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     names = tmp_path / layout.TEST_NAMES
     names.parent.mkdir(parents=True)
     names.write_text("video2\n\nvideo1\n")
-    (tmp_path / layout.FRAME_RATES).write_bytes(b"\xff\xfe")
+    (tmp_path / layout.FRAME_RATES).write_bytes(b"\xff\xd8\x00")
     found = layout.resolve(tmp_path)
     assert [trial.name for trial in found.trials] == ["video1", "video2"]
     assert found.rates == {}

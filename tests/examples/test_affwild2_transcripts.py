@@ -78,6 +78,10 @@ TABLES = {
     "decimal commas": _rows(
         "start;end;word;confidence", "{s};{e};{w.text};{w.confidence}", 1
     ).replace(".", ","),
+    "clock": _rows(
+        "begin,end,word,confidence", "0:00:{s:.6f},00:{e:.6f},{w.text},{w.confidence}", 1e-3
+    ),
+    "no header, commas": _rows("", "{s:.6f},{e:.6f},{w.text},{w.confidence}", 1e-3).lstrip(),
     "blank lines": _rows("start;end;word;confidence", "\n{s};{e};{w.text};{w.confidence}\n", 1)
     + "\n\n",
 }
@@ -163,6 +167,79 @@ JSONS: dict[str, Any] = {
 }
 
 
+SERVICES: dict[str, Any] = {
+    "items": {
+        "results": {
+            "items": [
+                *(
+                    {
+                        "start_time": str(w.start / 1000),
+                        "end_time": str(w.end / 1000),
+                        "alternatives": [{"content": w.text, "confidence": str(w.confidence)}],
+                    }
+                    for w in SAID
+                ),
+                {"type": "punctuation", "alternatives": [{"content": "."}]},
+            ]
+        }
+    },
+    "elements": {
+        "monologues": [
+            {
+                "elements": [
+                    {
+                        "value": w.text,
+                        "ts": w.start / 1000,
+                        "end_ts": w.end / 1000,
+                        "confidence": w.confidence,
+                    },
+                    {"type": "punct", "value": " "},
+                ]
+            }
+            for w in SAID
+        ]
+    },
+    "ticks": {
+        "recognizedPhrases": [
+            {
+                "nBest": [
+                    {
+                        "words": [
+                            {
+                                "word": w.text,
+                                "offsetInTicks": w.start * 1e4,
+                                "durationInTicks": (w.end - w.start) * 1e4,
+                                "confidence": w.confidence,
+                            }
+                        ]
+                    },
+                    {"words": whisper},
+                ]
+            }
+            for w in SAID
+        ]
+    },
+}
+JSONS |= SERVICES
+
+
+@pytest.mark.parametrize("between", ["\n", ",\n", "\n\n"])
+def test_values_of_json_one_after_the_other_are_read(tmp_path: Path, between: str) -> None:
+    """As recognisers write a stream of results."""
+    path = tmp_path / "words.json"
+    path.write_text(between.join(json.dumps({"result": [entry]}) for entry in whisper) + "\n")
+    read = read_transcript(path, LENGTH)
+    assert [w.text for w in read] == [w.text for w in SAID]
+    assert [w.start for w in read] == pytest.approx([w.start for w in SAID])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_words_with_accents_are_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "words.csv"
+    path.write_text("start;end;word;confidence\n0;500;être;1\n", encoding=encoding)
+    assert [word.text for word in read_transcript(path)] == ["être"]
+
+
 @pytest.mark.parametrize("name", JSONS)
 def test_a_json_is_read_in_seconds(tmp_path: Path, name: str) -> None:
     path = tmp_path / "words.json"
@@ -184,7 +261,9 @@ def test_a_word_without_times_is_left_out_alone(tmp_path: Path) -> None:
     assert problems == [f"{path}: 1 of 4 words have no times; they are left out"]
 
 
-@pytest.mark.parametrize("row", ["0;10;", "a;10;word;1", "0,10,word,1", "nan;9;so;1", ";;so;1"])
+@pytest.mark.parametrize(
+    "row", ["0;10;", "a;10;word;1", "0,10,word,1", "nan;9;so;1", ";;so;1", "9;8;so;1"]
+)
 def test_a_damaged_line_is_left_out_alone(tmp_path: Path, row: str) -> None:
     path = tmp_path / "words.csv"
     path.write_text(f"0;500;so;1\n{row}\n600;800;well;1\n\n")

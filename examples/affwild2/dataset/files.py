@@ -1,5 +1,6 @@
 """Reads text files in one line of trouble, and writes whole files or none."""
 
+import codecs
 import fcntl
 import os
 import platform
@@ -7,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+CONTROL = set(range(32)) - set(b"\t\n\r\f")  # bytes that no text has
 
 
 @contextmanager
@@ -96,6 +99,22 @@ class DamagedFile(ValueError):
         super().__init__(f"{path}: {what}")
 
 
+def decode(content: bytes) -> str:
+    """Decodes UTF-8, or what spreadsheets write: UTF-16 with its mark, or the Western code page.
+
+    Raises:
+        UnicodeDecodeError: It is no text.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        if set(content) & CONTROL:
+            raise
+        return content.decode("cp1252")
+
+
 def read_lines(path: Path) -> list[str]:
     """Reads a text file without the empty lines at its end.
 
@@ -103,7 +122,7 @@ def read_lines(path: Path) -> list[str]:
         DamagedFile: It is missing, empty or no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = decode(path.read_bytes()).splitlines()
     except OSError as error:
         raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:

@@ -1,10 +1,12 @@
 """Reads words with their times from what speech tools write, and writes our own form.
 
-- ``start;end;word;confidence`` in ms, with or without a header: ours and the authors'.
+- ``start;end;word;confidence`` in ms, with or without a header: ours and the authors'. Without one,
+  also ``start,end,word`` with commas or tabs, in s.
 - Any table (comma, semicolon, tab) whose header names a word, a start and an end or a duration, in
   any order. A unit in the header counts (``start_ms``); else it is seconds, for ``offset`` and
   ``duration`` ticks of 100 ns.
-- The JSON of Whisper, WhisperX, whisper.cpp, Vosk and of services that list words, in seconds.
+- The JSON of Whisper, WhisperX, whisper.cpp, Vosk and of services that list words, in seconds or in
+  the unit that a key names; also several values one after the other.
 - Subtitles, .srt and .vtt, see ``subtitles.py``.
 
 Where only lines have times, their words share the time by length, which is reported. A unit that
@@ -17,12 +19,12 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from examples.affwild2.dataset.files import DamagedFile, read_lines
+from examples.affwild2.dataset.files import DamagedFile, decode, read_lines
 from examples.affwild2.dataset.subtitles import read_subtitles, said_of
 
 FORM = "start;end;word;confidence"
@@ -48,7 +50,14 @@ INSIDE = (  # where JSON holds words or lines
     "chunks",
     "channels",
     "alternatives",
+    "items",
+    "recognizedPhrases",
+    "nBest",
+    "monologues",
+    "elements",
 )
+BETWEEN = re.compile(r"[\s,]*")  # two values of JSON
+BEST_FIRST = {"alternatives", "nBest"}  # hypotheses
 SUFFIXES = {
     "ms": "ms",
     "millis": "ms",
@@ -129,7 +138,7 @@ def is_transcript(path: Path) -> bool:
         line = read_lines(path)[0]
     except DamagedFile:
         return False
-    return _header(line) is not None or _row(_OURS, line) is not None
+    return _header(line) is not None or _without_header(line) is not None
 
 
 def write_transcript(path: Path, words: Sequence[Word]) -> None:
@@ -144,7 +153,7 @@ def write_transcript(path: Path, words: Sequence[Word]) -> None:
 
 def _read_table(path: Path, problems: list[str]) -> tuple[list[Word], str]:
     lines = read_lines(path)
-    table = _header(lines[0]) or _OURS
+    table = _header(lines[0]) or _without_header(lines[0]) or _OURS
     body = [(i, line) for i, line in enumerate(lines, start=1) if line.strip()]
     rows = [(i, line, _row(table, line)) for i, line in body[int(table.header) :]]
     words = [word for *_, word in rows if word is not None]
@@ -179,6 +188,18 @@ def _header(line: str) -> _Table | None:
     return None
 
 
+def _without_header(line: str) -> _Table | None:
+    """Recognises ``start;end;word`` by two numbers and a word."""
+    for table in (_OURS, *(replace(_OURS, delimiter=mark, unit="s") for mark in ",\t")):
+        cells = next(csv.reader([line], delimiter=table.delimiter), [])
+        columns = {name: i for name, i in table.columns.items() if i < len(cells)}
+        shorter = replace(table, columns=columns)
+        word = _row(shorter, line)
+        if word is not None and re.search(r"[^\W\d]", word.text):
+            return table if len(columns) == len(table.columns) else shorter
+    return None
+
+
 def _column(cell: str) -> tuple[str, str | None]:
     """Splits ``Start (ms)``, ``start_ms`` or ``startMs`` into the name and the unit."""
     snake = re.sub(r"([a-z])([A-Z])", r"\1 \2", cell.strip())
@@ -205,13 +226,19 @@ def _word(fields: dict[str, Any]) -> Word | None:
     except (KeyError, TypeError, ValueError):
         return None
     text = str(fields.get("word", "")).strip()
-    if not text or not math.isfinite(start + end):
+    if not text or not math.isfinite(start + end) or end < start:
         return None
     return Word(start, end, text, confidence)
 
 
 def _number(value: str | float) -> float:
-    return float(value.replace(",", ".").removesuffix("s") if isinstance(value, str) else value)
+    """Reads 1.5, ``1,5``, ``1.5s`` or ``0:00:01.5``."""
+    if not isinstance(value, str):
+        return float(value)
+    seconds = 0.0
+    for part in value.replace(",", ".").removesuffix("s").split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def _split(line: Word) -> Iterator[Word]:
@@ -228,7 +255,7 @@ def _split(line: Word) -> Iterator[Word]:
 
 def _read_json(path: Path, problems: list[str]) -> list[Word]:
     try:
-        content = json.loads(path.read_bytes())
+        content = list(_values(decode(path.read_bytes())))
     except OSError as error:
         raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -246,12 +273,22 @@ def _read_json(path: Path, problems: list[str]) -> list[Word]:
     return words
 
 
+def _values(text: str) -> Iterator[Any]:
+    """Reads the JSON values of a text: one, or one after the other."""
+    decoder, start, end = json.JSONDecoder(), 0, len(text.rstrip())
+    while start < end:
+        start += len(BETWEEN.match(text, start)[0])  # type: ignore[index]  # it may match nothing
+        value, start = decoder.raw_decode(text, start)
+        yield value
+
+
 def _entries(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  # what JSON holds
     """Finds the words or, where they are not listed, the lines."""
     if isinstance(content, list):
         for part in content:
             yield from _entries(part)
     elif isinstance(content, dict):
+        content = _flat(content)
         if isinstance(content.get("word"), str):
             yield content
             return
@@ -261,13 +298,25 @@ def _entries(content: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  # what 
             return
         for key in INSIDE:
             inside = content.get(key)
-            if key == "alternatives" and isinstance(inside, list):
+            if key in BEST_FIRST and isinstance(inside, list):
                 inside = inside[:1]  # the best hypothesis
             if found := list(_entries(inside)):
                 yield from found
                 return
         if isinstance(text := content.get("text"), str) and content.keys() & TIMED:
             yield {**content, "text": said_of(text)}
+
+
+def _flat(entry: dict[str, Any]) -> dict[str, Any]:
+    """Gives a word the key ``word`` where services nest it, or name it otherwise."""
+    hypotheses = entry.get("alternatives")
+    if "start_time" in entry and isinstance(hypotheses, list) and hypotheses:
+        best = hypotheses[0]
+        return {**entry, "word": best.get("content"), "confidence": best.get("confidence")}
+    if "ts" in entry:
+        times = {"start": entry["ts"], "end": entry.get("end_ts")}
+        return {**entry, "word": entry.get("value"), **times}
+    return entry
 
 
 def _joined(tokens: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -296,12 +345,14 @@ def _renamed(entry: dict[str, Any]) -> dict[str, Any]:
         entry = {**entry, **{key: ms / 1000 for key, ms in numbers.items()}}
     elif isinstance(stamps, list) and len(stamps) == 2:  # start and end
         entry = {**entry, "start": stamps[0], "end": stamps[1]}
-    return {
-        column: value
-        for name, value in entry.items()
-        for column, names in COLUMNS.items()
-        if _column(name)[0] in names
-    }
+    made: dict[str, Any] = {}
+    for key, value in entry.items():
+        name, unit = _column(key.replace("InTicks", "_ticks"))
+        for column, names in COLUMNS.items():
+            if name in names:
+                scaled = unit is not None and isinstance(value, int | float)
+                made[column] = value * UNITS[unit or "s"] / 1000 if scaled else value
+    return made
 
 
 def _in_ms(
