@@ -87,7 +87,24 @@ def test_a_file_of_torch_that_is_no_checkpoint_is_refused(
     assert "is no checkpoint of train" in run(monkeypatch, *_evaluate(root))
 
 
-@pytest.mark.parametrize("held", ["[]", "{}", '{"run": null}'])
+@pytest.mark.parametrize("held", ["[]", '{"root'])
+def test_settings_that_are_damaged_are_named(
+    held: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path, command in (
+        (root / "features/settings.json", ("extract", "--root", root, "--out", root / "features")),
+        (root / "valence" / SETUP, _evaluate(root)),
+        (root / "features/settings.json", ("table", "--features", root / "features")),
+    ):
+        path.write_text(held)
+        (root / "Train_Set").mkdir(exist_ok=True)
+        (root / "Train_Set/video1.txt").write_text("valence,arousal\n0,0\n")
+        more = ("--out", root / "table", "--demo", root / "sample.txt")
+        said = run(monkeypatch, *command, *(more if command[0] == "table" else ()))
+        assert said.startswith(f"{path}: is damaged")
+
+
+@pytest.mark.parametrize("held", ["{}", '{"run": null}'])
 def test_a_setup_of_another_form_is_refused(
     held: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from examples.affwild2.dataset.audio import MISSING, patch_rows, rows_at
 from examples.affwild2.dataset.challenge import read_sample_lengths
 from examples.affwild2.dataset.features import TRIALS
-from examples.affwild2.dataset.files import DamagedFile, hold, stamp, whole
+from examples.affwild2.dataset.files import DamagedFile, hold, read_object, stamp, whole
 from examples.affwild2.dataset.layout import (
     TEST_SAMPLE,
     Layout,
@@ -212,7 +212,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Remembers how the folder is made, so that one folder never mixes two ways."""
     path = out / "settings.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = read_object(path)
         other = [key for key, value in settings.items() if found.get(key) != value]
         if other:
             raise ValueError(

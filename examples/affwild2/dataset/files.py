@@ -2,12 +2,14 @@
 
 import codecs
 import fcntl
+import json
 import os
 import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 CONTROL = set(range(32)) - set(b"\t\n\r\f")  # bytes that no text has
 
@@ -132,3 +134,20 @@ def read_lines(path: Path) -> list[str]:
     if not lines:
         raise DamagedFile(path, "is empty")
     return lines
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads an object of JSON.
+
+    Raises:
+        DamagedFile: It cannot be read, or is no object.
+    """
+    try:
+        held = json.loads(path.read_text())
+    except OSError as error:
+        raise DamagedFile(path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DamagedFile(path, f"is damaged ({error})") from error
+    if not isinstance(held, dict):
+        raise DamagedFile(path, "is damaged (it holds no object)")
+    return held

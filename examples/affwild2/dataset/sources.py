@@ -30,7 +30,7 @@ class ExtractOptions:
     Attributes:
         bert: A local folder or hub name of a BERT for word vectors; without it, hashed words only.
         asr: Recognise speech with pocketsphinx where a video has no transcript.
-        decibel: Also write the 44.1 kHz pictures in dB of the paper's text (``decibel.npy``).
+        decibel: Also write the 44.1 kHz pictures in dB of the paper's text (decibel.npy).
         drop_invalid: Leave out the frames without valid labels, closing the gaps.
         align_faces: Which face goes with a kept frame: its own (annotated), or as the authors' code
             reads them, files 1 to T, shifted against the labels after every dropped frame.

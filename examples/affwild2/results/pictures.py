@@ -1,6 +1,5 @@
 """Chooses what to draw of trained runs and of a table; ``plots`` does the drawing."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from crossfuse import RecursiveCrossModalAttention
 from examples.affwild2.dataset.features import Features
+from examples.affwild2.dataset.files import read_object
 from examples.affwild2.results.plots import (
     pick_trial,
     plot_bars,
@@ -91,7 +91,7 @@ def draw_sweep(out: Path, data: Data, table: Table, preset: Preset, folder: Path
 def hidden_frames(features: Path, trial: Features) -> dict[str, NDArray[np.bool_]]:
     """Frames of a trial without a face, and, where the data was generated, with a part hidden."""
     hidden = {"no face": ~trial.face_present}
-    root = Path(json.loads((features / "settings.json").read_text())["root"])
+    root = Path(str(read_object(features / "settings.json").get("root")))
     truth = root / "truth" / f"{trial.name}.npz"
     if truth.exists():
         with np.load(truth) as held:

@@ -1,6 +1,5 @@
 """Trains every method over seeds and folds and tabulates (the paper's Table 1, on any data)."""
 
-import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from examples.affwild2.dataset.features import load_features
-from examples.affwild2.dataset.files import whole
+from examples.affwild2.dataset.files import read_object, whole
 from examples.affwild2.dataset.progress import follow
 from examples.affwild2.dataset.workers import start_worker
 from examples.affwild2.results.table import Result, Table, make_table, write_table
@@ -87,11 +86,11 @@ class _Job:
 
 def describe(features: Path, name: str) -> Data:
     """Looks up whether features come from a generated tree, and how that was made."""
-    root = Path(json.loads((features / "settings.json").read_text())["root"])
+    root = Path(str(read_object(features / "settings.json").get("root")))
     manifest = root / "MANIFEST.json"
     if not manifest.exists():
         return Data(name, features)
-    held = json.loads(manifest.read_text())
+    held = read_object(manifest)
     return Data(name, features, Switches(held["sarcasm"], held["idiosyncrasy"]))
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.affwild2.dataset.files import whole
+from examples.affwild2.dataset.files import read_object, whole
 from examples.affwild2.training.methods import (
     AVERAGE,
     SHUFFLED,
@@ -210,11 +210,7 @@ def read_table(path: Path) -> Table:
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: no such table; run table or demo first")
-    try:
-        held: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error})") from error
-    return held
+    return read_object(path)
 
 
 def _rows(results: Sequence[Result], limits: Mapping[str, Any], preset: Preset) -> Iterator[Row]:

@@ -49,7 +49,7 @@ class Weights:
     Attributes:
         ir50: res50_ir_0.887.pth; without it IR-50 starts from random weights, frozen: a dry run.
         vggish: vggish-10086976.pth; the same.
-        demo: What ``demo`` saved as backbones.pt, for the demo preset.
+        demo: What demo saved as backbones.pt, for the demo preset.
     """
 
     ir50: Path | None = None

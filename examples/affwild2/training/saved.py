@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from examples.affwild2.dataset.features import load_features
-from examples.affwild2.dataset.files import whole
+from examples.affwild2.dataset.files import read_object, whole
 from examples.affwild2.dataset.layout import Partition
 from examples.affwild2.network.model import AffectNet
 from examples.affwild2.training.assemble import (
@@ -75,10 +75,7 @@ def read_setup(out: Path) -> dict[str, Any]:
     path = out / SETUP
     if not path.exists():
         raise ValueError(f"{out}: holds no {SETUP}; train writes one")
-    try:
-        return cast(dict[str, Any], json.loads(path.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{path}: is damaged ({error})") from error
+    return read_object(path)
 
 
 @dataclass(frozen=True)
