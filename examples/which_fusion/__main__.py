@@ -85,7 +85,8 @@ def main(options: Options) -> None:
         runs = run_all(plan, options.processes, file, lambda: shown.advance(task), options.minutes)
     draw(runs, options.out / "which_fusion.png")
     for mark, (header, body) in tables(runs).items():
-        show_table(console, "Concordance on new windows", header, body, LEGEND)
+        if body:
+            show_table(console, "Concordance on new windows", header, body, LEGEND)
         if options.readme is not None:
             put_between(options.readme, mark, f"{markdown(header, body)}\n\n{LEGEND}.")
     console.print(f"results and picture: {options.out}")
