@@ -217,7 +217,8 @@ def _pytest(tests: list[str], session: Session) -> None:
     for name in [n for n in sys.modules if n.split(".")[0] in {"crossfuse", "examples"}]:
         raise RuntimeError(f"{name} was imported before the copy")
     for name in [n for n in sys.modules if n.split(".")[0] == "tests"]:
-        del sys.modules[name]
+        if not name.startswith("tests.thorough"):  # whose classes the pipes carry
+            del sys.modules[name]
     sys.path[:0] = [str(Path.cwd() / "src"), str(Path.cwd())]
     os.environ["PYTHONPATH"] = str(Path.cwd() / "src")  # of the processes that tests start
     with OUTPUT.open("a") as output:
