@@ -29,7 +29,7 @@ def pays_together(
         not torch.compiler.is_compiling()
         and all(map(_is_plain, branches))
         and all(len(branch.sizes.members) == len(branches) for branch in branches)
-        and len({x.shape for x in features}) == 1
+        and all(x.shape == features[0].shape for x in features)
         and features[0].numel() * len(features) <= _FEW
         # The outputs of a missing modality, which has a mask, leave its weights without gradients.
         and all(mask is None for mask in masks)

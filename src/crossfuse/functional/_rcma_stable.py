@@ -38,9 +38,10 @@ def rcma_stable_correlation(
         >>> correlation.shape, bool(correlation.abs().max() <= 1)
         (torch.Size([2, 4, 2, 2]), True)
     """
-    count = count.clamp(min=1) if isinstance(count, Tensor) else count
-    if isinstance(count, Tensor) and count.ndim == 1:
-        count = count[:, None, None]
+    if isinstance(count, Tensor):
+        # Added to features as integers, they would make tangents of forward mode double precision.
+        count = count.clamp(min=1).to(torch.promote_types(key.dtype, torch.float32))
+        count = count[:, None, None] if count.ndim == 1 else count
     # 1/n is the product of the two 1/sqrt(n) by which a norm is more than a root mean square.
     key = key * _inverse_norm(key, count)
     # The columns of V are divided where they are small: in C.
