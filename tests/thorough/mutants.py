@@ -34,7 +34,7 @@ NEAREST = {  # tests of files that have no test file of their name
     "_cross_modal": (*EQUATIONS, "*/test_cross_modal_transformer*"),
     "_jca": (*EQUATIONS, "*/test_joint*"),
     "_leader_follower": (*EQUATIONS, "*/test_leader_follower"),
-    "_masks": ("*/test_joint", "*/test_missing", "*/test_pooling"),
+    "_masks": ("*/test_recursive_masks", "*/test_joint", "*/test_missing", "*/test_pooling"),
     "_pooling": (*EQUATIONS, "*/test_pooling"),
     "_products": (*EQUATIONS, "*/test_joint", "*/test_recursive"),
     "_rcma": (*EQUATIONS, "*/test_recursive"),
