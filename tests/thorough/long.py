@@ -83,9 +83,7 @@ def flat(rounds: int, body: Callable[[int], None]) -> str:
 def frames(count: int) -> Iterator[str]:
     """One frame per call of a convolutional network, and of a window with fusion."""
     net = crossfuse.TemporalConvNet(16, [16, 16]).eval()
-    widths = dict.fromkeys(DIMS, 4)
-    fuse = crossfuse.RecursiveCrossModalAttention(widths)
-    live = live_window(nn.Sequential(fuse, crossfuse.ConcatFusion(widths, 2))).eval()
+    live = live_window().eval()
     streams: dict[str, tuple[Any, Callable[[], Any]]] = {
         "TemporalConvNet": (net, lambda: torch.randn(1, 1, 16)),
         "LiveWindow": (live, lambda: {n: torch.randn(1, 1, dim) for n, dim in DIMS.items()}),
