@@ -1,7 +1,7 @@
 """One recursion of RCMA in its stable form, for all modalities at once.
 
 A short window of few features takes as long as its calls take, not its numbers. Modalities of one
-width share these calls: they become a part of the batch, each with weights of its own.
+width share these calls: they become a part of the batch, each with its own weights.
 
 Shapes: N modalities, B batch, L steps, d features of each, D = N d features of the joint.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
+from torch.nn.modules.module import _has_any_global_hook
 
 from crossfuse._recursive_step import unit_scale
 from crossfuse._stable_step import StableBranch
@@ -25,14 +26,16 @@ def pays_together(
 ) -> bool:
     """Whether all modalities can be computed at once, and are faster so."""
     return (
+        # The outputs of a missing modality, which has a mask, leave its weights without gradients.
+        all(mask is None for mask in masks)
         # A compiler makes one graph for all sizes.
-        not torch.compiler.is_compiling()
+        and not torch.compiler.is_compiling()
+        and features[0].numel() * len(features) <= _FEW
+        and all(x.shape == features[0].shape for x in features)
         and all(map(_is_plain, branches))
         and all(len(branch.sizes.members) == len(branches) for branch in branches)
-        and all(x.shape == features[0].shape for x in features)
-        and features[0].numel() * len(features) <= _FEW
-        # The outputs of a missing modality, which has a mask, leave its weights without gradients.
-        and all(mask is None for mask in masks)
+        # Hooks of all modules, such as those that count operations, see each branch.
+        and not _has_any_global_hook()
     )
 
 
@@ -56,7 +59,8 @@ def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tu
     key, feature, output, hidden, back = weights("key", "feature", "output", "hidden", "back")
     (value,), (bias,) = weights("value"), weights("hidden_bias")
 
-    inner = unit_scale(torch.cat(list(features)), None)
+    x = torch.cat(list(features))
+    inner = unit_scale(x, None)
     joint = (
         equations.concat_features(inner.unflatten(0, (count, batch)).unbind())
         .flatten(0, 1)
@@ -66,10 +70,10 @@ def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tu
         alike(apart(inner) @ key), alike(joint @ value), steps, branches[0].heads
     )
     attention = equations.rcma_stable_attention_map(alike(apart(inner) @ feature), correlation)
-    x = torch.baddbmm(apart(torch.cat(list(features))), apart(attention), output)
+    x = torch.baddbmm(apart(x), apart(attention), output)
     scores = torch.baddbmm(bias[:, None], layer_norm(x, (dim,)), hidden)
     added = gelu(scores) @ back
-    # Tensors of their own: a caller may change one in place.
+    # Separate tensors: a caller may change one in place.
     return tuple((a + b).view(batch, steps, dim) for a, b in zip(x, added, strict=True))
 
 

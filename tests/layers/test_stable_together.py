@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from crossfuse import RecursiveCrossModalAttention, _stable_together
 from crossfuse.functional import _equations as equations
@@ -150,6 +151,16 @@ def test_what_others_hang_on_a_branch_runs(change: object, monkeypatch: pytest.M
     assert not torch.allclose(after[0], before[0])  # type: ignore[arg-type]
     for one, other in zip(after, apart(layer, inputs, monkeypatch), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_hooks_of_all_modules_see_each_branch() -> None:
+    layer, seen = LAYER([4, 4]), []
+    hook = register_module_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    try:
+        layer([torch.randn(2, 3, 4) for _ in range(2)])
+    finally:
+        hook.remove()
+    assert seen.count("StableBranch") == 4
 
 
 @pytest.mark.parametrize("full", [False, True])

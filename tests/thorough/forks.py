@@ -2,7 +2,7 @@
 
 The fork replaces the code of the faulty function, and runs those tests that call it, the fastest
 and the most successful first. If a fault is in what runs on import, the fork imports and collects
-anew.
+again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Key = tuple[str, str, int, int]  # file, name, line and a hash of the positions 
 
 
 class Learnt(NamedTuple):
-    """What a run without a fault tells about each test, by its id."""
+    """What a run without a fault found for each test, by its id."""
 
     seconds: dict[str, float]
     calls: dict[str, set[Key]]  # code of the files that it calls

@@ -75,7 +75,7 @@ def read_source(
     """Extracts sound and words of a video, or reads what is there and up to date.
 
     Args:
-        rates: Frame rate and number of frames, if no video tells them.
+        rates: Frame rate and number of frames, if no video has them.
         trials: Those of the video.
         lengths: Frames of trials without labels.
         out: Where the features go.
