@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 from torch.nn.modules.module import _has_any_global_hook
 
-from crossfuse._recursive_step import unit_scale
 from crossfuse._stable_step import StableBranch
-from crossfuse.functional import _equations as equations
 
+_SQUARE = ("key", "feature", "output", "hidden", "back")  # the weights of size (d, d)
 _FEW = 2**18  # elements of all modalities: with more, the copies take longer than the calls
 
 
@@ -42,46 +41,55 @@ def pays_together(
 def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Returns the attended features of every modality (B, L, d), as the branches do."""
     count, (batch, steps, dim) = len(features), features[0].shape
+    heads = branches[0].heads
+    width = dim // heads
 
-    def weights(*names: str) -> tuple[Tensor, ...]:
-        every = [getattr(branch, name) for name in names for branch in branches]
-        parts: tuple[Tensor, ...] = torch.stack(every).split(count)
-        return parts
+    def split(x: Tensor) -> Tensor:
+        """(M, d, B L) as (M B h, k, L): each head of each sample is a matrix."""
+        parts = x.view(len(x), heads, width, batch, steps).permute(0, 3, 1, 2, 4)
+        return parts.reshape(len(x) * batch * heads, width, steps)
 
-    def apart(x: Tensor) -> Tensor:
-        """(N B, L, d) as (N, B L, d)."""
-        return x.reshape(count, batch * steps, dim)
+    weights = [branch._parameters for branch in branches]
+    squares = torch.cat([w[name] for w in weights for name in _SQUARE], dim=1)
+    squares = squares.view(dim, count, len(_SQUARE) * dim).transpose(0, 1)
+    maps, output, hidden, back = torch.split_with_sizes(squares, [2 * dim, dim, dim, dim], 2)
+    value = torch.cat([w["value"] for w in weights], dim=1)
+    bias = torch.stack([w["hidden_bias"] for w in weights])
 
-    def alike(x: Tensor) -> Tensor:
-        """(N, B L, d) as (N B, L, d)."""
-        return x.view(count * batch, steps, dim)
+    x = torch.stack(list(features))
+    # Steps are last here, so that the joint and the heads are views.
+    inner = _over_rms(x, (2, 3)).view(count, batch * steps, dim).mT.contiguous()
+    keys, queries = torch.bmm(maps.mT, inner).chunk(2, dim=1)
+    values = torch.mm(value.mT, inner.view(count * dim, batch * steps)).view_as(inner)
+    # C is divided by the number of steps and H by the root of k: K and V each take a part.
+    columns = _over_rms(split(torch.cat([keys, values])), (2,))
+    keys, values = (columns * (steps * steps * width) ** -0.25).chunk(2)
+    correlation = torch.bmm(values, keys.mT)
+    attention = torch.bmm(correlation, split(queries))
+    attention = attention.view(count, batch, dim, steps).transpose(1, 2)
 
-    key, feature, output, hidden, back = weights("key", "feature", "output", "hidden", "back")
-    (value,), (bias,) = weights("value"), weights("hidden_bias")
-
-    x = torch.cat(list(features))
-    inner = unit_scale(x, None)
-    joint = (
-        equations.concat_features(inner.unflatten(0, (count, batch)).unbind())
-        .flatten(0, 1)
-        .expand(count, -1, -1)
-    )
-    correlation = equations.rcma_stable_correlation(
-        alike(apart(inner) @ key), alike(joint @ value), steps, branches[0].heads
-    )
-    attention = equations.rcma_stable_attention_map(alike(apart(inner) @ feature), correlation)
-    x = torch.baddbmm(apart(x), apart(attention), output)
+    # Sums, and not one call with the product, which autocast would make half precision.
+    x = x.view(count, batch * steps, dim)
+    x = x + torch.bmm(attention.reshape(count, dim, batch * steps).mT, output)
     scores = torch.baddbmm(bias[:, None], layer_norm(x, (dim,)), hidden)
-    added = gelu(scores) @ back
+    added = torch.bmm(gelu(scores), back)
     # Separate tensors: a caller may change one in place.
-    return tuple((a + b).view(batch, steps, dim) for a, b in zip(x, added, strict=True))
+    parts = (y.view(count, batch, steps, dim).unbind() for y in (x, added))
+    return tuple(map(torch.add, *parts))
+
+
+def _over_rms(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Divides by the root mean square over dims, in fewer calls than rms_norm of torch."""
+    # Single precision holds the squares of half precision.
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x * (wide.square().mean(dims, keepdim=True) + 1e-5).rsqrt().to(x.dtype)
 
 
 def _is_plain(branch: object) -> bool:
     """Whether a branch is as it was built, with nothing around it that its call would run."""
     return (
         type(branch) is StableBranch
-        and branch.temporal is None
+        and branch._parameters.keys() == {*_SQUARE, "value", "hidden_bias"}
         and "forward" not in vars(branch)
         and not branch._forward_hooks
         and not branch._forward_pre_hooks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from crossfuse import RecursiveCrossModalAttention, _stable_together
-from crossfuse.functional import _equations as equations
+from crossfuse import RecursiveCrossModalAttention, _stable_together, _step
 from tests.support.strategies import filled
 
 LAYER = RecursiveCrossModalAttention
@@ -80,19 +78,36 @@ def test_equals_one_after_the_other(
 def test_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the law above compares one way with itself."""
     layer = LAYER([4, 4])
-    seen: list[bool] = []
-    concat_features = equations.concat_features
+    seen: list[int] = []
 
-    def joined(features: Sequence[Tensor]) -> Tensor:
-        seen.append(any("attended_together" in f.name for f in traceback.extract_stack()))
-        return concat_features(features)
+    def counted(branches: Sequence[nn.Module], features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        seen.append(len(branches))
+        return _stable_together.attended_together(branches, features)
 
-    monkeypatch.setattr(equations, "concat_features", joined)
+    monkeypatch.setattr(_step, "attended_together", counted)
     layer([torch.randn(2, 3, 4), torch.randn(2, 3, 4)])
-    assert seen == [True, True]
+    assert seen == [2, 2]
     layer([torch.randn(2, 3, 4), torch.randn(2, 3, 4)], torch.ones(2, 3, dtype=torch.bool))
     layer([torch.randn(2, 3, 4), None])
-    assert seen == [True, True] + 4 * [False]
+    assert seen == [2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_the_sum_in_single_precision(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window's size must not decide the dtype of the outputs."""
+    layer = filled(LAYER([4, 4]), 0)
+    # Numbers that half precision would round, and weights that add nothing to them.
+    for name, weight in layer.named_parameters():
+        if name.endswith(("output", "back")):
+            nn.init.zeros_(weight)
+    inputs = [torch.rand(2, 3, 4) + 1, torch.rand(2, 3, 4) + 1]
+    for few in (2**18, -1):
+        monkeypatch.setattr(_stable_together, "_FEW", few)
+        with torch.autocast("cpu", dtype):
+            outputs = layer(inputs)
+        torch.testing.assert_close(outputs, tuple(inputs), rtol=0, atol=0)
 
 
 def test_outputs_are_tensors_of_their_own() -> None:
