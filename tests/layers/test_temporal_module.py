@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from crossfuse import TemporalConvNet
 from crossfuse._temporal_block import Convolution
+from tests.project.test_bad_input import MASKS_MISTAKEN, MISTAKEN, refused
 from tests.support import properties
 from tests.support.temporal import F64, Case
 
@@ -97,6 +98,36 @@ def test_dropout_is_made_of_dropout_modules() -> None:
         layer.eval()
     with pytest.raises(ValueError, match="dropout must be a probability"):
         net.dropout = 1.5
+
+
+def test_a_net_without_dropout_modules_drops_nothing() -> None:
+    net = TemporalConvNet(3, [4], dropout=0.5)
+    net.blocks[0].first_dropout = net.blocks[0].second_dropout = nn.Identity()
+    assert net.dropout == 0.0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MISTAKEN if kind != "a sample less"])
+def test_wrong_inputs_are_refused(kind: str) -> None:
+    net, wrong = TemporalConvNet(3, [4]), MISTAKEN[kind](torch.randn(2, 4, 3))
+    refused(lambda: net(wrong))
+    refused(lambda: net.stream(wrong))
+
+
+@pytest.mark.parametrize("kind", MASKS_MISTAKEN)
+def test_wrong_masks_are_refused(kind: str) -> None:
+    net, x = TemporalConvNet(3, [4]), torch.randn(2, 4, 3)
+    refused(lambda: net(x, MASKS_MISTAKEN[kind]))
+    refused(lambda: net.stream(x, None, MASKS_MISTAKEN[kind]))
+
+
+def test_the_padding_of_the_last_block_must_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two taps, 12 blocks and 3 features: 3 times 2 ** 11 numbers of 4 bytes."""
+    monkeypatch.setattr("crossfuse._errors._memory", lambda: 24 * 2.0**10)
+    assert len(TemporalConvNet(2, [3] * 12, kernel_size=2).blocks) == 12
+    with pytest.raises(ValueError, match="the padding of the last block would not fit"):
+        TemporalConvNet(2, [3] * 13, kernel_size=2)
 
 
 def test_a_filter_of_zeros_gives_zeros_and_still_learns() -> None:

@@ -350,6 +350,11 @@ WRONG_CALLS = {
         TypeError,
         "TemporalConvNet: widths must be a sequence",
     ),
+    "more blocks for the TCN than integers have bits": Wrong(
+        lambda: TemporalConvNet(3, [4] * 65, kernel_size=1),
+        ValueError,
+        "TemporalConvNet: the number of widths must be a positive int\n.*\n.*at most 64",
+    ),
     "a width of zero for the TCN": Wrong(
         lambda: TemporalConvNet(3, [4, 0]), ValueError, r".*widths\[1\] must be a positive int"
     ),
