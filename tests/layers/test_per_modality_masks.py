@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossfuse import PerModality
 from tests.support import properties
+from tests.support.layers import foreign_warnings_silenced
 from tests.support.per_modality import Cumulative
 
 F64 = torch.float64
@@ -67,6 +68,20 @@ class Positional(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, /) -> Tensor:
         y: Tensor = Mean()(x, mask)
         return y
+
+
+class BuiltIn(nn.Module):
+    """Its forward has no signature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward = torch.relu
+
+
+def _of_torch_ao(name: str) -> nn.Module:
+    """A module as those of torch.ao, whose import is slow: Linear is alone, others are not."""
+    module: nn.Module = type(name, (nn.ReLU,), {"__module__": "torch.ao.nn.quantized"})()
+    return module
 
 
 class Wrapped(nn.Module):
@@ -137,6 +152,29 @@ def test_a_mask_reaches_what_can_take_it(name: str) -> None:
     properties.close(whole, Mean()(x), f"{name}, without a mask", 1e-12)
 
 
+@pytest.mark.parametrize("name", ["mask", "DataParallel", "AveragedModel"])
+def test_a_mask_reaches_the_stream_of_what_a_wrapper_holds(name: str) -> None:
+    x, mask = gappy()
+    expected = Mean()(x, mask).masked_fill(~mask[..., None], 0)
+    (y,), _ = PerModality([MASKED[name]()]).stream([x], None, mask)
+    properties.close(y, expected, name, 1e-12)
+
+
+def test_a_mask_reaches_a_scripted_module() -> None:
+    x, mask = gappy()
+    with foreign_warnings_silenced():
+        scripted = torch.jit.script(Scripted())
+    (y,) = PerModality([scripted])([x], mask)
+    properties.close(y, 2 * x.masked_fill(~mask[..., None], 0), "scripted", 1e-12)
+
+
+class Scripted(nn.Module):
+    """Subtracts where the mask is False."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x + torch.where(mask.unsqueeze(-1), x, -x)
+
+
 def test_how_a_module_takes_a_mask_can_be_stated() -> None:
     x, mask = gappy()
     expected = Mean()(x, mask).masked_fill(~mask[..., None], 0)
@@ -160,13 +198,16 @@ def test_how_a_module_takes_a_mask_can_be_stated() -> None:
         Keywords(nn.Linear(4, 4)),
         Cumulative(nn.Linear(4, 4)),
         Positional(),
+        nn.Unflatten(1, (5, 1)),
+        BuiltIn(),
+        _of_torch_ao("LSTM"),
     ],
     ids=lambda module: type(module).__name__,
 )
 def test_a_module_that_may_ignore_a_mask_is_refused(module: nn.Module) -> None:
     x, mask = gappy()
     layer = PerModality({"face": module.double()})
-    assert layer({"face": x})["face"].shape == x.shape
+    assert layer({"face": x})["face"].shape[:2] == x.shape[:2]
     with pytest.raises(TypeError, match="the module of 'face' does not show how it takes a mask"):
         layer({"face": x}, mask)
 
@@ -178,6 +219,8 @@ ALONE: dict[str, Callable[[], nn.Module]] = {
     "DataParallel": lambda: nn.DataParallel(nn.Linear(4, 3)),
     "compiled": lambda: cast(nn.Module, torch.compile(nn.Linear(4, 3), backend="eager")),
     "others": lambda: nn.Sequential(nn.Flatten(2), nn.PReLU(), nn.Softmax(dim=-1)),
+    "heads": lambda: nn.Sequential(nn.Unflatten(2, (2, 2)), nn.Flatten(2)),
+    "quantised": lambda: _of_torch_ao("Linear"),
 }
 
 
@@ -229,6 +272,13 @@ def test_torchs_sequence_modules_see_the_valid_steps_alone(
     for name, p in [("x", x), *module.named_parameters()]:
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
+
+
+def test_the_valid_steps_of_long_streams_stay_in_order() -> None:
+    module, mask = nn.GRU(4, 4, batch_first=True, dtype=F64), torch.rand(1, 99) < 0.5
+    x = torch.randn(1, 99, 4, dtype=F64)
+    (y,) = PerModality([module])([x], mask)
+    properties.close(y[mask], module(x[mask])[0], "the valid steps", 1e-10)
 
 
 def test_a_branch_may_be_swapped() -> None:
