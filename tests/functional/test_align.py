@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -111,13 +111,25 @@ def test_the_order_of_the_steps_does_not_matter(mode: Mode, seed: int) -> None:
     assert torch.equal(found[1][0], expected[1][0])
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_on_its_own_clock_a_stream_stays_as_it_is(mode: Mode) -> None:
-    x, mask = torch.randn(2, 8, 3, dtype=F64), torch.rand(2, 8) < 0.7
-    times = torch.arange(8, dtype=F64) * 0.04
-    ((y,), (valid,)) = align([x], [times], times, mask, within=0.01, mode=mode)
-    assert torch.equal(valid, mask)
-    properties.close(y, x.masked_fill(~mask[..., None], 0.0), "its own clock", 1e-12)
+@example(mode="linear", steps=1, far=True, seed=0)
+@given(mode=modes, steps=st.integers(1, 12), far=st.booleans(), seed=st.integers(0, 999))
+def test_on_its_own_clock_a_stream_stays_as_it_is(
+    mode: Mode, steps: int, far: bool, seed: int
+) -> None:
+    """At the last step, too, which has none after it."""
+    x, times, mask = recording(seed, 2, steps)
+    times, within = distinct(times), 50.0 if far and mode != "average" else 1 / 128
+    ((y,), (valid,)) = align([x], [times], times, mask, within=within, mode=mode)
+    assert valid[mask].all()
+    assert far or torch.equal(valid, mask)
+    properties.close(y[mask], x[mask], "its own clock", 1e-12)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_of_equal_time_stamps_the_last_one_counts(mode: Mode) -> None:
+    x, times = torch.tensor([[[1.0], [2.0], [9.0]]]), torch.tensor([4.0, 4.0, 7.0], dtype=F64)
+    ((y,), _) = align([x], [times], torch.tensor([4.0], dtype=F64), within=5, mode=mode)
+    assert y.item() == 2.0
 
 
 @pytest.mark.parametrize(("mode", "within"), [("average", 0.5), ("nearest", 1.0), ("linear", 1.0)])
