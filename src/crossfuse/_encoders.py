@@ -240,18 +240,19 @@ def _parameters(function: object) -> frozenset[str]:
     if schema is not None:
         return frozenset(argument.name for argument in schema.arguments)
     method = getattr(function, "__func__", None)  # of a class: not one that holds its module
-    return _named(function) if method is None else _named_once(method)
+    return _named(function) if method is None else _named_once(method, bound=1)
 
 
-def _named(function: Callable[..., Any]) -> frozenset[str]:
+def _named(function: Callable[..., Any], bound: int = 0) -> frozenset[str]:
+    """Names the keyword parameters that follow those that are bound."""
     try:
-        found = signature(function).parameters
+        found = list(signature(function).parameters.values())[bound:]
     except (TypeError, ValueError):
         return frozenset()
     return frozenset(
         "**" if p.kind is Parameter.VAR_KEYWORD else p.name
-        for p in found.values()
-        if p.kind is not Parameter.POSITIONAL_ONLY
+        for p in found
+        if p.kind not in (Parameter.POSITIONAL_ONLY, Parameter.VAR_POSITIONAL)
     )
 
 

@@ -187,6 +187,17 @@ def test_how_a_module_takes_a_mask_can_be_stated() -> None:
     assert "takes={'face': 'alone'}" in repr(layer)
 
 
+@pytest.mark.parametrize("name", ["self", "rest", "first", 3])
+def test_only_a_keyword_parameter_can_be_stated(name: str) -> None:
+    class Encoder(nn.Module):
+        def forward(self, first: Tensor, /, x: Tensor, *rest: Tensor, gap: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(ValueError, match=r"expected  'alone', or one of 'gap', 'x'\n"):
+        PerModality([Encoder()], takes=[name])
+    assert PerModality([Encoder()], takes=["~gap"]).takes == {"0": "~gap"}
+
+
 @pytest.mark.parametrize(
     "module",
     [
