@@ -159,6 +159,15 @@ def test_a_missing_modality_is_a_masked_one(case: Case, data: st.DataObject) -> 
     properties.missing_equals_masked(case.layer(), inputs, name, case.streams.mask())
 
 
+@given(case=cases())
+def test_pooled_modalities_are_those_of_one_step(case: Case) -> None:
+    layer, inputs = case.layer(), case.streams.inputs()
+    present = properties.places(inputs)
+    pooled = properties.replace(inputs, {name: x[:, 0] for name, x in present.items()})
+    one_step = properties.replace(inputs, {name: x[:, :1] for name, x in present.items()})
+    assert torch.equal(layer(pooled), layer(one_step)[:, 0])
+
+
 def test_every_parameter_learns() -> None:
     case = Case(plain((5, 7, 11), batch=3, length=6))
     properties.every_parameter_gets_a_gradient(case.layer(), case.streams.inputs())
@@ -216,6 +225,8 @@ def test_wrong_calls_are_answered() -> None:
         ConcatFusion(dims)({"face": torch.randn(2, 4, 3), "voice": torch.randn(2, 3, 5)})
     with pytest.raises(TypeError, match="ConcatFusion: 'voice' has another dtype than 'face'"):
         ConcatFusion(dims)({"face": torch.randn(2, 4, 3), "voice": torch.randn(2, 4, 5).double()})
+    with pytest.raises(TypeError, match="ConcatFusion: modalities must be a mapping or a sequence"):
+        ConcatFusion([3, 3])(torch.randn(2, 4, 3))  # type: ignore[arg-type]  # the wrong call
 
 
 @pytest.mark.slow

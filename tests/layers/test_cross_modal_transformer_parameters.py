@@ -119,6 +119,7 @@ def test_printing_explains_the_layer() -> None:
     text = repr(CrossModalTransformer({"face": 2, "voice": 3}, 8, heads=2, depth=3, dropout=0.1))
     for part in ("'face': 2", "width=8", "heads=2", "depth=3", "dropout=0.1"):
         assert part in text, f"{part} is not in\n{text}"
+    assert "width=64, heads=4, depth=1, dropout=0.0" in repr(CrossModalTransformer([2, 3]))
 
 
 def test_wrong_calls_are_answered() -> None:
@@ -133,8 +134,8 @@ def test_wrong_calls_are_answered() -> None:
     for wrong, message in answers:
         with pytest.raises(ValueError, match=f"CrossModalTransformer: {message}"):
             CrossModalTransformer(dims, **wrong)
-    with pytest.raises(ValueError, match="use width=8"):
-        CrossModalTransformer(dims, 6)
+    with pytest.raises(ValueError, match="use width=12,"):
+        CrossModalTransformer(dims, 9)
     with pytest.raises(ValueError, match="CrossModalTransformer: too few modalities"):
         CrossModalTransformer([3])
     with pytest.raises(ValueError, match="mask does not have the batch and steps"):

@@ -33,6 +33,7 @@ COUNTED: dict[str, Callable[..., nn.Module]] = {
     "transformer": lambda dims, n, **o: crossfuse.CrossModalTransformer(
         dims, 4 * n, heads=2, depth=n, **o
     ),
+    "leader": lambda dims, n, **o: crossfuse.LeaderFollowerAttention(dims, n, leader="m0", **o),
     "concat": lambda dims, n, **o: crossfuse.ConcatFusion(dims, n, **o),
     "gate": lambda dims, n, **o: crossfuse.DynamicGate(n, **o),
     "tokens": lambda dims, n, **o: crossfuse.MissingTokens(dims, **o),
@@ -47,7 +48,6 @@ ESTIMATED: dict[str, Callable[..., nn.Module]] = {
     "RCMA of any length": lambda dims, n, **o: crossfuse.RecursiveCrossModalAttention(
         dims, recursions=n, form="paper", **o
     ),
-    "leader": lambda dims, n, **o: crossfuse.LeaderFollowerAttention(dims, n, leader="m0", **o),
     "TCN": lambda dims, n, **o: crossfuse.TemporalConvNet(n, list(dims.values()), **o),
 }
 
@@ -74,7 +74,8 @@ def fits(call: Callable[[], Structure], size: float) -> bool:
 
 def weights(layer: nn.Module) -> list[nn.Parameter]:
     """The parameters that are no biases, norms or scales, or all, if there are no others."""
-    every = list(layer.parameters())
+    maps = [m for m in layer.modules() if not isinstance(m, nn.LayerNorm)]
+    every = [p for module in maps for p in module.parameters(recurse=False)]
     return [p for p in every if p.ndim > 1] or every
 
 
@@ -98,7 +99,7 @@ def test_a_third_of_the_memory_for_the_weights_is_too_little(
         return ESTIMATED[name](dims, n, dtype=dtype)
 
     size = sum(p.numel() for p in weights(make())) * dtype.itemsize
-    assert fits(make, size + 4096)  # with what a small net pads
+    assert fits(make, size + 4096 if name == "TCN" else size)  # with what a small net pads
     assert not fits(make, size / 3)
 
 

@@ -155,6 +155,13 @@ def test_layers_refuse_wrong_inputs(layer: str, kind: str) -> None:
     refused(lambda: LAYERS[layer](DIMS)(given))
 
 
+@pytest.mark.parametrize("kind", ["double precision", "another device"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_refuse_what_does_not_fit_their_parameters(layer: str, kind: str) -> None:
+    given = {name: MISTAKEN[kind](x) for name, x in BOTH.items()}
+    refused(lambda: LAYERS[layer](DIMS)(given))
+
+
 @pytest.mark.parametrize("kind", MASKS_MISTAKEN)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_refuse_wrong_masks(layer: str, kind: str) -> None:
