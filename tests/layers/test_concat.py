@@ -226,7 +226,7 @@ def test_wrong_calls_are_answered() -> None:
     with pytest.raises(TypeError, match="ConcatFusion: 'voice' has another dtype than 'face'"):
         ConcatFusion(dims)({"face": torch.randn(2, 4, 3), "voice": torch.randn(2, 4, 5).double()})
     with pytest.raises(TypeError, match="ConcatFusion: modalities must be a mapping or a sequence"):
-        ConcatFusion([3, 3])(torch.randn(2, 4, 3))  # type: ignore[arg-type]  # the wrong call
+        ConcatFusion([3, 3])(torch.randn(2, 4, 3))
 
 
 @pytest.mark.slow
