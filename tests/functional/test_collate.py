@@ -123,6 +123,14 @@ def test_a_data_loader_takes_it(workers: int) -> None:
     assert first[0]["face"].shape == (2, 4, 3)
 
 
+def test_labels_of_one_shape_are_stacked() -> None:
+    labels = torch.randn(3, 2)
+    samples: list[Any] = [({"face": torch.ones(4, 3)}, label, k) for k, label in enumerate(labels)]
+    _, _, tensors, numbers = collate(samples)
+    assert torch.equal(tensors, labels)
+    assert numbers.tolist() == [0, 1, 2]
+
+
 def test_options_go_through_partial() -> None:
     made = partial(collate, dims={"face": 3, "voice": 5, "pulse": 1}, aligned=False)
     streams, mask, *_ = next(iter(DataLoader(Recordings(), batch_size=4, collate_fn=made)))

@@ -256,6 +256,14 @@ def test_onnxruntime_runs_a_stream_from_its_first_frame(batch: int, tmp_path: Pa
         properties.close(torch.from_numpy(y), expected, f"frame {t}", 1e-5)
 
 
+def test_a_stream_stays_on_its_device() -> None:
+    live, state = model().to("meta"), None
+    x = {name: v.to("meta") for name, v in recording(9, 2).items()}
+    for begin in range(0, TOTAL, 3):
+        y, state = live.stream(part(x, begin, begin + 3), state)
+        assert all(leaf.device.type == "meta" for leaf in tree_leaves((y, state)))
+
+
 FRAME = {"face": torch.randn(2, 1, 3), "voice": torch.randn(2, 1, 5)}
 
 
@@ -308,12 +316,14 @@ def subject() -> LiveWindow:
         (
             lambda live: LiveWindow(Halving(), live.readout, DIMS, 3).stream(FRAME),
             ValueError,
-            "encode did not return one feature vector for each step",
+            "for each step of the chunk\n"
+            "  got       face (2, 0, 3), voice (2, 0, 5)\n"
+            "  expected  (2, 1, features) for each modality",
         ),
         (
             lambda live: LiveWindow(live.encode, Scores(), DIMS, 7).stream(FRAME),
             ValueError,
-            "readout did not return one output for each step",
+            "readout did not return one output for each step of the window\n  got       (2, 3)\n",
         ),
         (
             lambda live: live.stream(FRAME, beginning()._replace(encoders={"gyro": None})),
