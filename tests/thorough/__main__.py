@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
 import traceback
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 
 from tests.thorough.cases import SUBJECTS, check
+
+ROUND = 4  # seeds of every subject, after which the time is looked at
 
 
 def main() -> int:
@@ -29,10 +33,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="how long to search")
     parser.add_argument("--seeds", type=int, nargs="*", help="these seeds only, in every subject")
     parser.add_argument("--subject", action="append", choices=sorted(SUBJECTS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--record", type=Path, default=Path("runs/thorough.jsonl"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")  # torch's, on functional transforms and prototypes
+    _prepare()
     subjects = arguments.subject or sorted(SUBJECTS)
     arguments.record.parent.mkdir(parents=True, exist_ok=True)
     if arguments.seeds is not None:
@@ -42,12 +46,13 @@ def main() -> int:
         return int(any(failed))
     following = _following(arguments.record)
     end, cases, failures = time.monotonic() + arguments.seconds, 0, 0
-    with arguments.record.open("a") as record:
+    pool = ProcessPoolExecutor(arguments.jobs, initializer=_prepare)
+    with pool, arguments.record.open("a") as record:
         while time.monotonic() < end:
-            for subject in subjects:
-                seed = following[subject]
-                following[subject] += 1
-                error = _run(subject, seed)
+            plan = [(s, following[s] + k) for k in range(ROUND) for s in subjects]
+            following.update(dict.fromkeys(subjects, ROUND))
+            errors = pool.map(_run, *zip(*plan, strict=True))
+            for (subject, seed), error in zip(plan, errors, strict=True):
                 record.write(json.dumps({"subject": subject, "seed": seed, "error": error}) + "\n")
                 record.flush()
                 cases, failures = cases + 1, failures + bool(error)
@@ -55,6 +60,12 @@ def main() -> int:
         f"{cases} cases, {failures} failures, {sum(following.values())} recorded in all" + "\n"
     )
     return int(failures > 0)
+
+
+def _prepare() -> None:
+    """Makes this process, or one that it started, ready for cases."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # torch's, on functional transforms and prototypes
 
 
 def _run(subject: str, seed: int) -> str | None:
