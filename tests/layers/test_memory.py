@@ -55,8 +55,10 @@ ESTIMATED: dict[str, Callable[..., nn.Module]] = {
 @contextmanager
 def memory(size: float) -> Iterator[None]:
     """A machine with so many bytes."""
+    # The module that the package holds: pytest imports another one for its doctests.
+    errors = vars(windows)["_errors"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crossfuse._errors._memory", lambda: float(size))
+        patch.setattr(errors, "_memory", lambda: float(size))
         yield
 
 
@@ -101,6 +103,19 @@ def test_a_third_of_the_memory_for_the_weights_is_too_little(
     size = sum(p.numel() for p in weights(make())) * dtype.itemsize
     assert fits(make, size + 4096 if name == "TCN" else size)  # with what a small net pads
     assert not fits(make, size / 3)
+
+
+@given(taps=st.integers(2, 5), blocks=st.integers(1, 4), width=st.integers(1, 3))
+def test_the_padding_of_the_last_block_fits(taps: int, blocks: int, width: int) -> None:
+    """It doubles from block to block, and is made for weights on any device."""
+
+    def make() -> nn.Module:
+        widths = [width] * blocks
+        return crossfuse.TemporalConvNet(width, widths, kernel_size=taps, device="meta")
+
+    size = 4 * (taps - 1) * 2 ** (blocks - 1) * width
+    assert fits(make, size)
+    assert not fits(make, size - 1)
 
 
 @given(

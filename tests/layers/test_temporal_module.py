@@ -120,16 +120,6 @@ def test_wrong_masks_are_refused(kind: str) -> None:
     refused(lambda: net.stream(x, None, MASKS_MISTAKEN[kind]))
 
 
-def test_the_padding_of_the_last_block_must_fit_into_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two taps, 12 blocks and 3 features: 3 times 2 ** 11 numbers of 4 bytes."""
-    monkeypatch.setattr("crossfuse._errors._memory", lambda: 24 * 2.0**10)
-    assert len(TemporalConvNet(2, [3] * 12, kernel_size=2).blocks) == 12
-    with pytest.raises(ValueError, match="the padding of the last block would not fit"):
-        TemporalConvNet(2, [3] * 13, kernel_size=2)
-
-
 def test_a_filter_of_zeros_gives_zeros_and_still_learns() -> None:
     net = TemporalConvNet(3, [4], kernel_size=3, dtype=F64)
     x = torch.randn(2, 5, 3, dtype=F64)
