@@ -1,6 +1,9 @@
 """Return values of ``inspect``."""
 
+from collections.abc import Mapping
 from typing import Generic, NamedTuple, TypeVar
+
+from torch import Tensor
 
 S = TypeVar("S")
 """The structure of the inputs: ``dict[str, Tensor | None]`` or ``tuple[Tensor | None, ...]``."""
@@ -29,6 +32,10 @@ class Recursion(NamedTuple, Generic[S]):
     correlations: S
     attention_maps: S
 
+    def __repr__(self) -> str:
+        parts = (f"{name}={_shapes(part)}" for name, part in self._asdict().items())
+        return f"Recursion({', '.join(parts)})"
+
 
 class Inspection(NamedTuple, Generic[S]):
     """Outputs of a layer with recursions, in their structure S, and the results of each recursion.
@@ -43,7 +50,26 @@ class Inspection(NamedTuple, Generic[S]):
         >>> seen = fuse.inspect({"face": torch.randn(1, 9, 4), "voice": torch.randn(1, 9, 3)})
         >>> len(seen.recursions), seen.recursions[1].features["face"].shape
         (2, torch.Size([1, 9, 4]))
+        >>> seen  # shapes, not numbers
+        Inspection(outputs={'face': (1, 9, 4), 'voice': (1, 9, 3)}, recursions=2)
     """
 
     outputs: S
     recursions: tuple[Recursion[S], ...]
+
+    def __repr__(self) -> str:
+        return f"Inspection(outputs={_shapes(self.outputs)}, recursions={len(self.recursions)})"
+
+
+def _shapes(structure: object) -> str:
+    """Writes a structure of tensors with the shape in the place of each."""
+    shapes: object = structure
+    if isinstance(structure, Mapping):
+        shapes = {name: _shape(x) for name, x in structure.items()}
+    elif isinstance(structure, tuple):
+        shapes = tuple(map(_shape, structure))
+    return repr(shapes)
+
+
+def _shape(x: object) -> object:
+    return tuple(x.shape) if isinstance(x, Tensor) else x
