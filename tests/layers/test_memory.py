@@ -105,7 +105,7 @@ def test_a_third_of_the_memory_for_the_weights_is_too_little(
     assert not fits(make, size / 3)
 
 
-@given(taps=st.integers(2, 5), blocks=st.integers(1, 4), width=st.integers(1, 3))
+@pytest.mark.parametrize(("taps", "blocks", "width"), [(2, 1, 3), (3, 2, 1), (5, 4, 2)])
 def test_the_padding_of_the_last_block_fits(taps: int, blocks: int, width: int) -> None:
     """It doubles from block to block, and is made for weights on any device."""
 

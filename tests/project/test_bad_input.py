@@ -72,6 +72,7 @@ MISTAKEN: dict[str, Callable[[Tensor], Structure]] = {
     "complex numbers": lambda x: x.to(torch.complex64),
     "float8": lambda x: x.to(FLOAT8),
     "double precision": lambda x: x.double(),
+    "half precision": lambda x: x.bfloat16(),
     "a sparse tensor": lambda x: x.to_sparse(),
     "a quantised tensor": quantised,
     "an axis too few": lambda x: x[0],
@@ -155,7 +156,7 @@ def test_layers_refuse_wrong_inputs(layer: str, kind: str) -> None:
     refused(lambda: LAYERS[layer](DIMS)(given))
 
 
-@pytest.mark.parametrize("kind", ["double precision", "another device"])
+@pytest.mark.parametrize("kind", ["double precision", "half precision", "another device"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_refuse_what_does_not_fit_their_parameters(layer: str, kind: str) -> None:
     given = {name: MISTAKEN[kind](x) for name, x in BOTH.items()}

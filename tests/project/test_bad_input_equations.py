@@ -132,13 +132,18 @@ SEQUENCES: dict[str, tuple[str, dict[str, Structure]]] = {
 }
 FITS_OTHERS = ("concat_features", "rcma_unaligned_correlation")  # with a feature more
 ALONE = {"cross_modal_positions", "masked_mean"}  # one tensor: any dtype and device are its own
-ALSO_REAL = ("integers", "bools", "double precision")  # numbers to the concordance
+ALSO_REAL = (
+    "integers",
+    "bools",
+    "double precision",
+    "half precision",
+)  # numbers to the concordance
 
 
 def _is_mistake(equation: str, argument: str, kind: str) -> bool:
     if equation == "concordance" and kind in ALSO_REAL:
         return False
-    if equation in ALONE and kind in ("double precision", "another device"):
+    if equation in ALONE and kind in ("double precision", "half precision", "another device"):
         return False
     return (equation, argument) not in NO_MISTAKE.get(kind, set())
 
