@@ -26,6 +26,7 @@ from tests.support.strategies import Streams, filled, plain, streams
 def test_inspecting_changes_nothing(case: Case) -> None:
     layer, inputs, mask = case.layer(), case.streams.inputs(), case.streams.mask()
     seen, outputs = layer.inspect(inputs, mask), properties.places(layer(inputs, mask))
+    valid = properties.mask_of(inputs, mask)
     assert len(seen.recursions) == case.recursions
     last = properties.places(seen.recursions[-1].features)
     for place, y in properties.places(seen.outputs).items():
@@ -34,6 +35,7 @@ def test_inspecting_changes_nothing(case: Case) -> None:
     for recursion in seen.recursions:
         for place, c in properties.places(recursion.correlations).items():
             h, y = properties.places(recursion.attention_maps)[place], outputs[place]
+            assert not h[~valid[place]].any(), f"{place}: the map of an invalid step is not zero"
             assert c.abs().le(1 + 1e-12).all()
             if case.form == "stable":
                 heads, width = c.shape[1:3]
@@ -163,3 +165,14 @@ def test_expanded_masks_and_inputs() -> None:
     x = [torch.randn(1, 4, dim, dtype=F64).expand(3, 4, dim) for dim in (2, 3)]
     mask = torch.tensor([[True, False, True, True]]).expand(3, 4)
     properties.padding_invariant(layer, x, mask)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_only_a_checkpoint_computes_a_recursion_again(checkpoint: bool) -> None:
+    layer = RecursiveCrossModalAttention([3, 5], checkpoint=checkpoint)
+    calls: list[object] = []
+    for step in layer.recursions:
+        step.register_forward_pre_hook(lambda module, args: calls.append(module))
+    y, _ = layer([torch.randn(2, 4, 3), torch.randn(2, 4, 5)])
+    torch.autograd.backward(y.sum())
+    assert len(calls) == (4 if checkpoint else 2)

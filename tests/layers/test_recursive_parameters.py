@@ -169,3 +169,16 @@ def test_printing_explains_the_layer() -> None:
         "form='stable'",
     ):
         assert part in text, f"{part} is not in\n{text}"
+
+
+def test_the_released_form_starts_as_linear_layers_do() -> None:
+    """Uniformly, up to the inverse square root of the inputs of each map, for its bias too."""
+    layer = RecursiveCrossModalAttention(
+        {"face": 30, "voice": 90}, 200, form="released", joint="others"
+    )
+    for recursion in layer.recursions:
+        for name, dim in (("face", 30), ("voice", 90)):
+            inputs = {"temporal": 200, "feature": dim, "output": 120 - dim, "joint": 120 - dim}
+            for key, parameter in recursion.get_submodule(name).named_parameters():
+                bound = inputs[key.removesuffix("_bias")] ** -0.5
+                assert 0.8 * bound < parameter.abs().max().item() <= bound, f"{name}: {key}"
