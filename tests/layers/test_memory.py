@@ -183,6 +183,11 @@ def test_what_does_not_fit_is_named_in_gibibytes() -> None:
     assert lines[2].split() == ["expected", "at", "most", "3", "GiB"]
 
 
+def test_a_size_beyond_all_floats_is_named_too() -> None:
+    with memory(0), pytest.raises(ValueError, match=r"got       9\.31e\+290 GiB"):
+        resample([torch.ones(1, 1, 1)], [1e-300], 1e300)
+
+
 def test_on_other_devices_nothing_is_refused() -> None:
     with memory(0):
         assert crossfuse.DynamicGate(2**29, device="meta").dim == 2**29
