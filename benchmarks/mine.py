@@ -23,7 +23,7 @@ import crossfuse
 from benchmarks import peers
 from benchmarks.layers import BOTH, FORWARD, Entry, autocast, call_of, compile_for, multiply
 from benchmarks.recorded import products_of
-from benchmarks.timing import QUIET, Call, header, interleaved, peak_bytes, quiet
+from benchmarks.timing import QUIET, Call, digits, header, interleaved, peak_bytes, quiet
 
 SETTINGS = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -214,7 +214,7 @@ def table(options: Options, rows: Sequence[Row]) -> Table:
             row["layer"] if first else "",
             f"{row['parameters']:,}" if first else "",
             row["direction"],
-            f"{middle:.3g} ({low:.3g}-{high:.3g})",
+            f"{digits(middle)} ({digits(low)}-{digits(high)})",
             f"{row['samples_per_s']:,.0f}",
             f"{row['peak_bytes'] / 2**20:.1f}",
             f"{row['share_of_limit']:.2f}",

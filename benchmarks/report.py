@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.layers import BOTH, FORWARD, LIMIT, RESULTS
-from benchmarks.timing import QUIET
+from benchmarks.timing import QUIET, digits
 
 Row = dict[str, Any]
 # The page explains the columns; with whole names the table is wider than a page.
@@ -170,7 +170,7 @@ def size_table(cases: dict[str, Any]) -> str:
         ours = {way: rows["crossfuse", way] for way in (FORWARD, BOTH)}
         features = "/".join(map(str, case["dims"]))
         cells = [str(case["batch"]), str(case["length"]), features]
-        cells.append(" / ".join(f"{1e3 * ours[way]['median_s']:.3g}" for way in ours))
+        cells.append(" / ".join(digits(1e3 * ours[way]["median_s"]) for way in ours))
         cells.append(" / ".join(f"{ours[way]['share_of_limit']:.2f}" for way in ours))
         for peer in peers:
             ratios = [rows[peer, way]["median_s"] / ours[way]["median_s"] for way in ours]
@@ -283,7 +283,7 @@ def _cell(rows: list[Row], impl: str, compiled: bool, direction: str) -> str:
     row = next(wanted, None)
     if row is None:
         return ""
-    text = f"{1e3 * row['median_s']:.3g} ± {1e3 * row['spread_s']:.2g} ms"
+    text = f"{digits(1e3 * row['median_s'])} ± {digits(1e3 * row['spread_s'], 2)} ms"
     if ours is not None and row is not ours:
         text += f", {row['median_s'] / ours['median_s']:.2f}×"
     return text if impl == LIMIT else f"{text}, {row['share_of_limit']:.2f} of the limit"

@@ -187,3 +187,8 @@ def _revision() -> str:
     code = ("../src", ".", ":!results")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + (" and changes" if changed else "")
+
+
+def digits(number: float, count: int = 3) -> str:
+    """Rounds to significant digits, without an exponent."""
+    return f"{float(f'{number:.{count}g}'):.15g}"
