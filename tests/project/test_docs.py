@@ -66,6 +66,12 @@ def test_no_line_of_code_is_cut(page: Path) -> None:
     assert not long
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_text_becomes_a_comment(page: Path) -> None:
+    """The site leaves out a line that begins with a per cent sign."""
+    assert re.findall(r"^\s*%.*", page.read_text(), re.MULTILINE) == []
+
+
 def test_the_first_example_is_the_same_on_the_readme_and_on_the_site() -> None:
     (readme, *_), (index, *_) = blocks(README), blocks(INDEX)
     assert readme[1] == index[1]
