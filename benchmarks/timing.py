@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, quantiles
@@ -191,4 +192,4 @@ def _revision() -> str:
 
 def digits(number: float, count: int = 3) -> str:
     """Rounds to significant digits, without an exponent."""
-    return f"{float(f'{number:.{count}g}'):.15g}"
+    return f"{Decimal(f'{number:.{count}g}'):f}"

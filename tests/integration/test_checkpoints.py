@@ -107,7 +107,7 @@ def test_a_tcn_pickles_with_its_weights_folded_too() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SPECIMENS)
-def test_modules_move_to_a_dtype_and_a_device(name: str, dtype: torch.dtype) -> None:
+def test_modules_move_to_a_dtype(name: str, dtype: torch.dtype) -> None:
     specimen = SPECIMENS[name]
     module = specimen.module().to("cpu", dtype)
     arguments = tree_map(
@@ -118,9 +118,6 @@ def test_modules_move_to_a_dtype_and_a_device(name: str, dtype: torch.dtype) -> 
         # A loss is computed in float32 at least.
         assert y.dtype in {dtype, torch.bool} or name == "ConcordanceLoss"
         assert torch.isfinite(y).all()
-    moved = module.to("meta")
-    for y in tree_leaves(moved(*tree_map(lambda x: x.to("meta"), arguments))):
-        assert y.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", PARAMETRISED)

@@ -269,6 +269,13 @@ def test_operators_have_readable_names() -> None:
     assert found == "flash_attention"
 
 
+@pytest.mark.parametrize(
+    ("number", "shown"), [(2234.5, "2230"), (767.2, "767"), (1.0, "1"), (0.0000512, "0.0000512")]
+)
+def test_times_have_no_exponent(number: float, shown: str) -> None:
+    assert timing.digits(number) == shown
+
+
 def test_sizes_are_measured_in_parts_and_kept(tmp_path: Path) -> None:
     small, large = (
         replace(CASES["default-small"], name=name, length=length, settings=("float32",))
