@@ -115,17 +115,17 @@ class Stable(Restated):
 
     def _branch(self, weight: Weights, x: Tensor, unit: Tensor, joint: Tensor) -> Tensor:
         heads = math.gcd(x.shape[-1], 4)
+        mapped = joint @ weight["value"]
         keys, values, queries = (
-            y.chunk(heads, dim=-1)
-            for y in (unit @ weight["key"], joint @ weight["value"], unit @ weight["feature"])
+            y.chunk(heads, dim=-1) for y in (unit @ weight["key"], mapped, unit @ weight["feature"])
         )
         spread = []
         for key, value, query in zip(keys, values, queries, strict=True):
             c = (key * rms(key, dim=1)).mT @ (value * rms(value, dim=1)) / x.shape[1]
             spread.append(query @ c / c.shape[-1] ** 0.5)
         x = x + torch.cat(spread, dim=-1) @ weight["output"]
-        mapped = layer_norm(x, x.shape[-1:]) @ weight["hidden"] + weight["hidden_bias"]
-        return x + gelu(mapped) @ weight["back"]
+        hidden = layer_norm(x, x.shape[-1:]) @ weight["hidden"] + mapped + weight["hidden_bias"]
+        return x + gelu(hidden) @ weight["back"]
 
 
 def rms(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:

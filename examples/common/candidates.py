@@ -27,6 +27,9 @@ class Options:
             or tanh of a learnt gain times their product over n.
         heads: Heads of C and H.
         feed_forward: Whether a feed-forward network with a zero start follows.
+        hidden: What its hidden layer reads beside the attended features: the values V of the step,
+            all features of the joint through a map of their own, or nothing.
+        expansion: Hidden features for each feature; one, if the hidden layer reads V.
         relu: Whether H is rectified, as in the paper.
         centred: Whether the mean of each feature over the window is removed first.
         joint: The modalities in the joint of one.
@@ -38,6 +41,8 @@ class Options:
     correlation: Literal["coefficient", "root", "gain"] = "coefficient"
     heads: int = 4
     feed_forward: bool = True
+    hidden: Literal["value", "joint", "own"] = "value"
+    expansion: int = 1
     relu: bool = False
     centred: bool = False
     joint: Literal["all", "others"] = "all"
@@ -54,6 +59,16 @@ CANDIDATES: dict[str, tuple[str, Options]] = {
     ),
     "one-head": ("one head", replace(CHOSEN, heads=1)),
     "no-feed-forward": ("no feed-forward", replace(CHOSEN, feed_forward=False)),
+    "own-hidden": ("feed-forward without V", replace(CHOSEN, hidden="own")),
+    "own-wide": (
+        "feed-forward without V, four times as wide",
+        replace(CHOSEN, hidden="own", expansion=4),
+    ),
+    "joint-hidden": ("feed-forward of the joint", replace(CHOSEN, hidden="joint")),
+    "joint-wide": (
+        "feed-forward of the joint, four times as wide",
+        replace(CHOSEN, hidden="joint", expansion=4),
+    ),
     "relu": ("relu of H", replace(CHOSEN, relu=True)),
     "centred": ("centred", replace(CHOSEN, centred=True)),
     "root": ("C = tanh(KᵀV / √n)", replace(CHOSEN, correlation="root")),
@@ -103,8 +118,11 @@ class _Branch(nn.Module):
         self.key, self.value = new(dim, dim), new(joint_dim, dim)
         self.feature, self.output = new(dim, dim), new(dim, dim, zero=True)
         if options.feed_forward:
-            self.hidden, self.back = new(dim, dim), new(dim, dim, zero=True)
-            self.hidden_bias = nn.Parameter(torch.zeros(dim))
+            wide = options.expansion * dim
+            self.hidden, self.back = new(dim, wide), new(wide, dim, zero=True)
+            self.hidden_bias = nn.Parameter(torch.zeros(wide))
+            if options.hidden == "joint":
+                self.context = new(joint_dim, wide)
         self.gain = nn.Parameter(torch.full((options.heads, 1, 1), 3.0))
         self.gain.requires_grad_(options.correlation == "gain")
 
@@ -113,12 +131,17 @@ class _Branch(nn.Module):
         scaled = {name: self._scaled(features[name], options.scale) for name in features}
         joint = torch.cat([scaled[name] for name in self.members], dim=-1)
         queries = self._scaled(x, options.queries) @ self.feature
-        weight = self._correlation(scaled[self.name] @ self.key, joint @ self.value)
+        value = joint @ self.value
+        weight = self._correlation(scaled[self.name] @ self.key, value)
         attention = self._heads(queries) @ weight * weight.shape[-1] ** -0.5
         attention = torch.relu(attention) if options.relu else attention
         x = x + attention.transpose(1, 2).flatten(2) @ self.output
         if options.feed_forward:
             scores = layer_norm(x, x.shape[-1:]) @ self.hidden + self.hidden_bias
+            if options.hidden == "value":
+                scores = scores + value
+            elif options.hidden == "joint":
+                scores = scores + joint @ self.context
             x = x + gelu(scores) @ self.back
         return x
 

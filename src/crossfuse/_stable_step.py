@@ -81,7 +81,7 @@ class StableBranch(nn.Module):
         attention = equations.rcma_stable_attention_map(inner @ self.feature, correlation)
         features = equations.rcma_attended_features(x, attention, self.output, dropout=dropout)
         features = equations.rcma_feed_forward(
-            features, self.hidden, self.hidden_bias, self.back, dropout=dropout
+            features, value, self.hidden, self.hidden_bias, self.back, dropout=dropout
         )
         return Attended(zero_invalid(features, valid), correlation, attention)
 

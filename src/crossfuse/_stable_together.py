@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 from torch.nn.modules.module import _has_any_global_hook
 
+from crossfuse._recursive_step import Attended
 from crossfuse._stable_step import StableBranch
 
 _SQUARE = ("key", "feature", "output", "hidden", "back")  # the weights of size (d, d)
@@ -40,6 +41,24 @@ def pays_together(
 
 def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Returns the attended features of every modality (B, L, d), as the branches do."""
+    return _attended(branches, features)[0]
+
+
+def inspected_together(branches: Sequence[Any], features: Sequence[Tensor]) -> list[Attended]:
+    """Returns the attended features, C and H of every modality: the numbers of the above."""
+    outputs, correlation, attention = _attended(branches, features)
+    count, (batch, _, dim) = len(features), features[0].shape
+    heads = branches[0].heads
+    correlation = correlation.mT.unflatten(0, (count, batch, heads)) * (dim // heads) ** 0.5
+    # Separate tensors here too.
+    maps = (h.clone() for h in attention.permute(0, 2, 3, 1))
+    return list(map(Attended, outputs, map(torch.clone, correlation), maps))
+
+
+def _attended(
+    branches: Sequence[Any], features: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Returns the attended features, C.mT over the root of k (N B h, k, k), and H (N, d, B, L)."""
     count, (batch, steps, dim) = len(features), features[0].shape
     heads = branches[0].heads
     width = dim // heads
@@ -63,19 +82,19 @@ def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tu
     values = torch.mm(value.mT, inner.view(count * dim, batch * steps)).view_as(inner)
     # C is divided by the number of steps and H by the root of k: K and V each take a part.
     columns = _over_rms(split(torch.cat([keys, values])), (2,))
-    keys, values = (columns * (steps * steps * width) ** -0.25).chunk(2)
-    correlation = torch.bmm(values, keys.mT)
+    normed_keys, normed_values = (columns * (steps * steps * width) ** -0.25).chunk(2)
+    correlation = torch.bmm(normed_values, normed_keys.mT)
     attention = torch.bmm(correlation, split(queries))
     attention = attention.view(count, batch, dim, steps).transpose(1, 2)
 
     # Sums, and not one call with the product, which autocast would make half precision.
     x = x.view(count, batch * steps, dim)
     x = x + torch.bmm(attention.reshape(count, dim, batch * steps).mT, output)
-    scores = torch.baddbmm(bias[:, None], layer_norm(x, (dim,)), hidden)
+    scores = torch.baddbmm(bias[:, None], layer_norm(x, (dim,)), hidden) + values.mT
     added = torch.bmm(gelu(scores), back)
     # Separate tensors: a caller may change one in place.
     parts = (y.view(count, batch, steps, dim).unbind() for y in (x, added))
-    return tuple(map(torch.add, *parts))
+    return tuple(map(torch.add, *parts)), correlation, attention
 
 
 def _over_rms(x: Tensor, dims: tuple[int, ...]) -> Tensor:

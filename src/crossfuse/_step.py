@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from crossfuse._recursive_step import Attended, Joint, unit_scale
-from crossfuse._stable_together import attended_together, pays_together
+from crossfuse._stable_together import attended_together, inspected_together, pays_together
 from crossfuse.functional import _equations as equations
 
 
@@ -31,6 +31,8 @@ class Step(nn.ModuleDict):
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None], dropout: float
     ) -> list[Attended]:
         """Returns the attended features, C and H of every modality."""
+        if dropout == 0 and pays_together(list(self.values()), features, masks):
+            return inspected_together(list(self.values()), features)
         return [
             branch.attend(*inputs, dropout) for branch, *inputs in self._inputs(features, masks)
         ]

@@ -29,12 +29,13 @@ class RecursiveCrossModalAttention(nn.Module):
     is in the stable form (the default)
 
     .. math::
-        C_i = \frac{1}{n_i} \widehat{U_i P_i}^\top \, \widehat{T_i J_i Q_i} \qquad
+        K_i = U_i P_i \qquad V_i = T_i J_i Q_i \qquad
+        C_i = \frac{1}{n_i} \hat K_i^\top \hat V_i \qquad
         H_i = \frac{U_i F_i C_i}{\sqrt{k_i}} \qquad
         X_i \leftarrow X_i + \mathrm{dropout}(H_i O_i)
 
     .. math::
-        X_i \leftarrow X_i + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X_i) A_i + a_i) B_i)
+        X_i \leftarrow X_i + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X_i) A_i + V_i + a_i) B_i)
 
     and in the form of the paper
 
@@ -47,7 +48,8 @@ class RecursiveCrossModalAttention(nn.Module):
     (:math:`J_i` holds these), a hat divides each column by its root mean square over the n valid
     steps, and C and H are computed in 4 heads of :math:`k_i = d_i / 4` features (or the largest
     number of heads that divides both 4 and :math:`d_i`). So an entry of C is a correlation
-    coefficient (not centred), which means the same at every length.
+    coefficient (not centred), which means the same at every length; :math:`V_i` shows the
+    feed-forward network what all modalities have at the same step.
 
     Args:
         dims: Features d_i of each modality: a mapping by name, or a sequence.

@@ -68,13 +68,15 @@ def test_stable_attention_map(draw: Numbers, heads: int) -> None:
 
 @given(draw=numbers)
 def test_feed_forward(draw: Numbers) -> None:
-    x, hidden, bias, back = draw("bsd"), draw("dk"), draw("k"), draw("kd")
+    x, value, hidden = draw("bsd"), draw("bsk"), draw("dk")
+    bias, back = draw("k"), draw("kd")
     level = x - x.mean(2, keepdim=True)
     scores = level / (level.square().mean(2, keepdim=True) + 1e-5).sqrt()
-    inner = gelu(torch.einsum("bsd,dk->bsk", scores, hidden) + bias)
+    inner = gelu(torch.einsum("bsd,dk->bsk", scores, hidden) + value + bias)
     expected = x + torch.einsum("bsk,kd->bsd", inner, back)
-    properties.close(functional.rcma_feed_forward(x, hidden, bias, back), expected, "X", OUTPUT)
-    assert torch.equal(functional.rcma_feed_forward(x, hidden, bias, back, dropout=1.0), x)
+    found = functional.rcma_feed_forward(x, value, hidden, bias, back)
+    properties.close(found, expected, "X", OUTPUT)
+    assert torch.equal(functional.rcma_feed_forward(x, value, hidden, bias, back, dropout=1.0), x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

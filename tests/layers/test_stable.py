@@ -55,9 +55,11 @@ def test_what_a_recursion_adds_is_bounded_at_any_scale_of_the_features(
                 if weight.ndim == 2
             }
             unit, heads = (LENGTH * dim) ** 0.5, math.gcd(dim, 4)
+            others = (LENGTH * (sum(DIMS.values()) - dim)) ** 0.5
+            value = others * size["value"] * size.get("temporal", 1.0)
             bias = LENGTH**0.5 * branch.get_parameter("hidden_bias").detach().norm()
             attended = unit * size["feature"] * (dim // heads) ** 0.5 * size["output"]
-            forward = (unit * size["hidden"] + bias) * size["back"]
+            forward = (unit * size["hidden"] + value + bias) * size["back"]
             added = (seen.features[name] - inputs[name]).norm(dim=(1, 2)).max()
             assert added <= (attended + forward) * (1 + 1e-9)
         inputs = dict(seen.features)

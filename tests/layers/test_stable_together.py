@@ -75,6 +75,35 @@ def test_equals_one_after_the_other(
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@given(
+    st.integers(0, 999), st.integers(1, 3), st.integers(1, 9), st.integers(0, 3), st.integers(1, 7)
+)
+def test_inspecting_shows_the_same_numbers(
+    seed: int, count: int, dim: int, batch: int, steps: int
+) -> None:
+    """The outputs bit for bit, in single precision; C and H as one branch after the other."""
+    layer = filled(LAYER([dim] * count), seed)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = [torch.randn(batch, steps, dim, generator=generator) for _ in range(count)]
+    seen = layer.inspect(inputs)
+    for x, y in zip(seen.outputs, layer(inputs), strict=True):
+        assert torch.equal(x, y)
+    double = [x.double() for x in inputs]
+    layer.double()
+    seen = layer.inspect(double)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_stable_together, "_FEW", -1)
+        expected = layer.inspect(double)
+    for one, other in zip(seen.recursions, expected.recursions, strict=True):
+        for part in ("features", "correlations", "attention_maps"):
+            found = getattr(one, part)
+            for x, y in zip(found, getattr(other, part), strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
+            kept = [x.clone() for x in found]
+            found[0].add_(1)  # a tensor of its own each
+            assert all(map(torch.equal, found[1:], kept[1:]))
+
+
 def test_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the law above compares one way with itself."""
     layer = LAYER([4, 4])

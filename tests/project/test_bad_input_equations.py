@@ -63,6 +63,7 @@ EQUATIONS: dict[str, dict[str, Structure]] = {
     },
     "rcma_feed_forward": {
         "x": X,
+        "value": torch.randn(2, 9, 8),
         "hidden": torch.randn(4, 8),
         "hidden_bias": torch.randn(8),
         "back": torch.randn(8, 4),
@@ -90,7 +91,6 @@ NO_MISTAKE = {
         ("attention_pooling", "x"),
         ("cross_modal_positions", "x"),
         ("masked_mean", "x"),
-        ("rcma_feed_forward", "x"),
     },
     "None for what is needed": {
         ("rcma_released_correlation", "mapping"),

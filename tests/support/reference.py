@@ -177,7 +177,7 @@ def recursive_cross_modal_attention(
         y = sample[name].rows + torch.cat(found, dim=1) @ weight["output"]
         centred = y - y.mean(dim=1, keepdim=True)
         norm = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
-        inner = norm @ weight["hidden"] + weight["hidden_bias"]
+        inner = norm @ weight["hidden"] + v + weight["hidden_bias"]
         gelu = inner * (1 + torch.erf(inner / 2**0.5)) / 2
         return y + gelu @ weight["back"]
 

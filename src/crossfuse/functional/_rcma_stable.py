@@ -75,18 +75,25 @@ def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
     return torch.unflatten(spread, 0, (query.shape[0], heads)).transpose(1, 2).flatten(2)
 
 
-@checked(x="BLd", hidden="dm", hidden_bias="m", back="md")
+@checked(x="BLd", value="BLm", hidden="dm", hidden_bias="m", back="md")
 def rcma_feed_forward(
-    x: Tensor, hidden: Tensor, hidden_bias: Tensor, back: Tensor, *, dropout: float = 0.0
+    x: Tensor,
+    value: Tensor,
+    hidden: Tensor,
+    hidden_bias: Tensor,
+    back: Tensor,
+    *,
+    dropout: float = 0.0,
 ) -> Tensor:
-    r"""Adds what a feed-forward network finds in each step.
+    r"""Adds what a feed-forward network finds in each step, of the modality and of its joint.
 
-    .. math:: X' = X + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X) A + a) B)
+    .. math:: X' = X + \mathrm{dropout}(\mathrm{GELU}(\mathrm{LN}(X) A + V + a) B)
 
     The stable form of RCMA (ours; the paper has none). LN is a layer norm without weights.
 
     Args:
         x: The attended features :math:`X`, (B, L, d).
+        value: The mapped joint :math:`V` of the correlation, (B, L, m).
         hidden: The weight of the hidden layer :math:`A`, (d, m).
         hidden_bias: Its bias :math:`a`, (m,).
         back: The weight of the output :math:`B`, (m, d).
@@ -97,10 +104,11 @@ def rcma_feed_forward(
 
     Example:
         >>> x = torch.randn(2, 9, 4)
-        >>> rcma_feed_forward(x, torch.randn(4, 8), torch.zeros(8), torch.randn(8, 4)).shape
+        >>> value = torch.randn(2, 9, 8)
+        >>> rcma_feed_forward(x, value, torch.randn(4, 8), torch.zeros(8), torch.randn(8, 4)).shape
         torch.Size([2, 9, 4])
     """
-    scores = linear(layer_norm(x, x.shape[-1:]), hidden.mT, hidden_bias)
+    scores = linear(layer_norm(x, x.shape[-1:]), hidden.mT, hidden_bias) + value
     return x + torch.dropout(gelu(scores) @ back, dropout, train=True)
 
 
