@@ -28,7 +28,7 @@ class Options:
         heads: Heads of C and H.
         feed_forward: Whether a feed-forward network with a zero start follows.
         hidden: What its hidden layer reads beside the attended features: the values V of the step,
-            all features of the joint through a map of their own, or nothing.
+            all features of the joint through a separate map, or nothing.
         expansion: Hidden features for each feature; one, if the hidden layer reads V.
         relu: Whether H is rectified, as in the paper.
         centred: Whether the mean of each feature over the window is removed first.

@@ -22,12 +22,16 @@ _FEW = 2**18  # elements of all modalities: with more, the copies take longer th
 
 
 def pays_together(
-    branches: Sequence[Any], features: Sequence[Tensor], masks: Sequence[Tensor | None]
+    branches: Sequence[Any],
+    features: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+    dropout: float,
 ) -> bool:
     """Whether all modalities can be computed at once, and are faster so."""
     return (
+        dropout == 0
         # The outputs of a missing modality, which has a mask, leave its weights without gradients.
-        all(mask is None for mask in masks)
+        and all(mask is None for mask in masks)
         # A compiler makes one graph for all sizes.
         and not torch.compiler.is_compiling()
         and features[0].numel() * len(features) <= _FEW

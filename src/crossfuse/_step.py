@@ -22,7 +22,7 @@ class Step(nn.ModuleDict):
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None], dropout: float
     ) -> tuple[Tensor, ...]:
         """Returns the attended features of every modality."""
-        if dropout == 0 and pays_together(list(self.values()), features, masks):
+        if pays_together(list(self.values()), features, masks, dropout):
             return attended_together(list(self.values()), features)
         # One after the other: C and H of a modality are freed before those of the next are made.
         return tuple(branch(*inputs, dropout) for branch, *inputs in self._inputs(features, masks))
@@ -31,7 +31,7 @@ class Step(nn.ModuleDict):
         self, features: Sequence[Tensor], masks: Sequence[Tensor | None], dropout: float
     ) -> list[Attended]:
         """Returns the attended features, C and H of every modality."""
-        if dropout == 0 and pays_together(list(self.values()), features, masks):
+        if pays_together(list(self.values()), features, masks, dropout):
             return inspected_together(list(self.values()), features)
         return [
             branch.attend(*inputs, dropout) for branch, *inputs in self._inputs(features, masks)

@@ -100,7 +100,7 @@ def test_inspecting_shows_the_same_numbers(
             for x, y in zip(found, getattr(other, part), strict=True):
                 torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-9)
             kept = [x.clone() for x in found]
-            found[0].add_(1)  # a tensor of its own each
+            found[0].add_(1)  # they share no memory
             assert all(map(torch.equal, found[1:], kept[1:]))
 
 
