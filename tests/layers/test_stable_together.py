@@ -104,6 +104,17 @@ def test_inspecting_shows_the_same_numbers(
             assert all(map(torch.equal, found[1:], kept[1:]))
 
 
+def test_dropout_drops() -> None:
+    """The shared calls have none, so training with it takes the branches."""
+    layer = filled(LAYER([4, 4], dropout=1.0), 0)
+    inputs = [torch.randn(2, 5, 4), torch.randn(2, 5, 4)]
+    for kept, seen, x in zip(layer(inputs), layer.inspect(inputs).outputs, inputs, strict=True):
+        assert torch.equal(kept, x)
+        assert torch.equal(seen, x)
+    layer.eval()
+    assert not torch.equal(layer(inputs)[0], inputs[0])
+
+
 def test_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the law above compares one way with itself."""
     layer = LAYER([4, 4])
