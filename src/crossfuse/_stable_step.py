@@ -14,6 +14,7 @@ from crossfuse._modalities import leading_part
 from crossfuse._parameters import new_parameter
 from crossfuse._recursive_step import Attended, Joint, Sizes, init_temporal_
 from crossfuse.functional import _equations as equations
+from crossfuse.functional._rcma_stable import attended_features
 
 _NAME = "RecursiveCrossModalAttention"
 _HEADS = 4  # or the largest divisor that d shares with it
@@ -68,22 +69,31 @@ class StableBranch(nn.Module):
         self, x: Tensor, inner: Tensor, joint: Joint, valid: Tensor | None, dropout: float
     ) -> Tensor:
         """Returns the attended features (B, L, d), zero at invalid steps."""
-        return self.attend(x, inner, joint, valid, dropout).features
+        return self._attended(x, inner, joint, valid, dropout)[0]
 
     def attend(
         self, x: Tensor, inner: Tensor, joint: Joint, valid: Tensor | None, dropout: float
     ) -> Attended:
         """Returns the attended features, C and H; arguments as for the paper's branch."""
+        features, correlation = self._attended(x, inner, joint, valid, dropout)
+        attention = equations.rcma_stable_attention_map(inner @ self.feature, correlation)
+        return Attended(features, correlation, attention)
+
+    def _attended(
+        self, x: Tensor, inner: Tensor, joint: Joint, valid: Tensor | None, dropout: float
+    ) -> tuple[Tensor, Tensor]:
         value = zero_invalid(self._value(joint, x.shape[1]), valid)
         correlation = equations.rcma_stable_correlation(
             inner @ self.key, value, valid_count(x, valid), self.heads
         )
-        attention = equations.rcma_stable_attention_map(inner @ self.feature, correlation)
-        features = equations.rcma_attended_features(x, attention, self.output, dropout=dropout)
+        longest = self.sizes.length
+        features = attended_features(
+            x, inner, self.feature, correlation, self.output, longest=longest, dropout=dropout
+        )
         features = equations.rcma_feed_forward(
             features, value, self.hidden, self.hidden_bias, self.back, dropout=dropout
         )
-        return Attended(zero_invalid(features, valid), correlation, attention)
+        return zero_invalid(features, valid), correlation
 
     def _value(self, joint: Joint, steps: int) -> Tensor:
         """Maps the joint to the width of the modality, and mixes its steps if there is a T."""

@@ -16,6 +16,8 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from crossfuse._recursive_step import Attended
 from crossfuse._stable_step import StableBranch
+from crossfuse.functional import _equations as equations
+from crossfuse.functional._products import through_heads
 
 _SQUARE = ("key", "feature", "output", "hidden", "back")  # the weights of size (d, d)
 _FEW = 2**18  # elements of all modalities: with more, the copies take longer than the calls
@@ -50,55 +52,48 @@ def attended_together(branches: Sequence[Any], features: Sequence[Tensor]) -> tu
 
 def inspected_together(branches: Sequence[Any], features: Sequence[Tensor]) -> list[Attended]:
     """Returns the attended features, C and H of every modality: the numbers of the above."""
-    outputs, correlation, attention = _attended(branches, features)
-    count, (batch, _, dim) = len(features), features[0].shape
-    heads = branches[0].heads
-    correlation = correlation.mT.unflatten(0, (count, batch, heads)) * (dim // heads) ** 0.5
-    # Separate tensors here too.
-    maps = (h.clone() for h in attention.permute(0, 2, 3, 1))
-    return list(map(Attended, outputs, map(torch.clone, correlation), maps))
+    outputs, inner, correlations = _attended(branches, features)
+    return [
+        Attended(y, c.clone(), equations.rcma_stable_attention_map(x @ branch.feature, c))
+        for y, x, c, branch in zip(outputs, inner, correlations, branches, strict=True)
+    ]
 
 
 def _attended(
     branches: Sequence[Any], features: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """Returns the attended features, C.mT over the root of k (N B h, k, k), and H (N, d, B, L)."""
+    """Returns the attended features, those at unit scale (N, B, L, d), and C (N, B, h, k, k)."""
     count, (batch, steps, dim) = len(features), features[0].shape
     heads = branches[0].heads
     width = dim // heads
 
-    def split(x: Tensor) -> Tensor:
-        """(M, d, B L) as (M B h, k, L): each head of each sample is a matrix."""
-        parts = x.view(len(x), heads, width, batch, steps).permute(0, 3, 1, 2, 4)
-        return parts.reshape(len(x) * batch * heads, width, steps)
-
     weights = [branch._parameters for branch in branches]
     squares = torch.cat([w[name] for w in weights for name in _SQUARE], dim=1)
     squares = squares.view(dim, count, len(_SQUARE) * dim).transpose(0, 1)
-    maps, output, hidden, back = torch.split_with_sizes(squares, [2 * dim, dim, dim, dim], 2)
+    key, feature, output, hidden, back = torch.split_with_sizes(squares, [dim] * len(_SQUARE), 2)
     value = torch.cat([w["value"] for w in weights], dim=1)
     bias = torch.stack([w["hidden_bias"] for w in weights])
 
     x = torch.stack(list(features))
+    inner = _over_rms(x, (2, 3))
     # Steps are last here, so that the joint and the heads are views.
-    inner = _over_rms(x, (2, 3)).view(count, batch * steps, dim).mT.contiguous()
-    keys, queries = torch.bmm(maps.mT, inner).chunk(2, dim=1)
-    values = torch.mm(value.mT, inner.view(count * dim, batch * steps)).view_as(inner)
-    # C is divided by the number of steps and H by the root of k: K and V each take a part.
-    columns = _over_rms(split(torch.cat([keys, values])), (2,))
-    normed_keys, normed_values = (columns * (steps * steps * width) ** -0.25).chunk(2)
-    correlation = torch.bmm(normed_values, normed_keys.mT)
-    attention = torch.bmm(correlation, split(queries))
-    attention = attention.view(count, batch, dim, steps).transpose(1, 2)
+    columns = inner.view(count, batch * steps, dim).mT.contiguous()
+    keys = torch.bmm(key.mT, columns)
+    values = torch.mm(value.mT, columns.view(count * dim, batch * steps)).view_as(columns)
+    pairs = torch.cat([keys, values]).view(2 * count, heads, width, batch, steps)
+    pairs = pairs.permute(0, 3, 1, 2, 4).reshape(2, count * batch * heads, width, steps)
+    # C is divided by the number of steps: K and V each take a part.
+    normed_keys, normed_values = (_over_rms(pairs, (3,)) * steps**-0.5).unbind()
+    correlation = torch.bmm(normed_keys, normed_values.mT).view(count, batch, heads, width, width)
 
+    product = through_heads(inner, feature, correlation * width**-0.5, output)
     # Sums, and not one call with the product, which autocast would make half precision.
-    x = x.view(count, batch * steps, dim)
-    x = x + torch.bmm(attention.reshape(count, dim, batch * steps).mT, output)
+    x = (x + product).view(count, batch * steps, dim)
     scores = torch.baddbmm(bias[:, None], layer_norm(x, (dim,)), hidden) + values.mT
     added = torch.bmm(gelu(scores), back)
     # Separate tensors: a caller may change one in place.
     parts = (y.view(count, batch, steps, dim).unbind() for y in (x, added))
-    return tuple(map(torch.add, *parts)), correlation, attention
+    return tuple(map(torch.add, *parts)), inner, correlation
 
 
 def _over_rms(x: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from crossfuse import functional
-from tests.functional.test_functional import OUTPUT, Numbers, numbers
+from crossfuse.functional._products import through_heads
+from tests.functional.test_functional import OUTPUT, Numbers, flops, numbers
 from tests.support import properties
 
 HEADS = st.integers(1, 4)
@@ -64,6 +66,53 @@ def test_stable_attention_map(draw: Numbers, heads: int) -> None:
     expected = (spread / draw.sizes["d"] ** 0.5).flatten(2)
     found = functional.rcma_stable_attention_map(query, correlation)
     properties.close(found, expected, "H", OUTPUT)
+
+
+@given(draw=numbers, heads=HEADS, count=st.integers(1, 3))
+def test_attended_features_with_and_without_the_map(draw: Numbers, heads: int, count: int) -> None:
+    """X F C O, of one modality and of several at once, in windows on both sides of d steps."""
+    draw.sizes |= {"h": heads, "w": heads * draw.sizes["d"], "n": count}
+    x, feature, output = draw("nbsw"), draw("nww"), draw("nww")
+    correlation = draw("nbhdd")
+    query = torch.einsum("nbsw,nwv->nbsv", x, feature)
+    query = query.reshape(*query.shape[:3], heads, draw.sizes["d"])
+    maps = output.reshape(count, heads, draw.sizes["d"], draw.sizes["w"])
+    expected = torch.einsum("nbshd,nbhde,nhew->nbsw", query, correlation, maps)
+    found = through_heads(x, feature, correlation, output)
+    properties.close(found, expected, "all", OUTPUT)
+    longest = draw.sizes["k"]  # of the layer: of no effect without a compiler
+    for n in range(count):
+        one = through_heads(x[n], feature[n], correlation[n], output[n], longest)
+        properties.close(one, expected[n], "one", OUTPUT)
+
+
+def test_attended_features_take_the_order_of_the_fewest_operations() -> None:
+    for steps in (2, 11, 12, 13, 40):
+        draw = Numbers({"b": 2, "s": steps, "w": 12, "h": 3, "d": 4}, 0)
+        x, feature, correlation, output = draw("bsw"), draw("ww"), draw("bhdd"), draw("ww")
+        first = 2 * 2 * steps * 12 * (2 * 12 + 4)
+        last = 2 * 2 * (12 * 12 * (4 + 12) + steps * 12 * 12)
+        found = _operations(x, feature, correlation, output)
+        assert found == min(first, last), f"{steps} steps: {found}, the orders {first} and {last}"
+
+
+def _operations(*given: Any) -> int:  # noqa: ANN401
+    return flops(lambda: through_heads(*given))
+
+
+@pytest.mark.parametrize(("longest", "map_first"), [(None, False), (4, True), (40, False)])
+def test_a_graph_of_attended_features_serves_all_lengths(
+    longest: int | None, map_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer's longest window decides, or that most windows have some hundreds of steps."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for steps in (2, 40):
+        draw = Numbers({"b": 2, "s": steps, "w": 12, "h": 3, "d": 4}, 0)
+        x, feature, correlation, output = draw("bsw"), draw("ww"), draw("bhdd"), draw("ww")
+        first = 2 * 2 * steps * 12 * (2 * 12 + 4)
+        last = 2 * 2 * (12 * 12 * (4 + 12) + steps * 12 * 12)
+        found = _operations(x, feature, correlation, output, longest)
+        assert found == (first if map_first else last)
 
 
 @given(draw=numbers)

@@ -1,4 +1,4 @@
-"""Products of three matrices, in the cheaper of their two orders, chosen from the shapes."""
+"""Products of several matrices, in the cheaper of their orders, chosen from the shapes."""
 
 import torch
 from torch import Tensor
@@ -27,6 +27,39 @@ def spread(
         return linear(x, feature.mT, bias) @ correlation
     scores = x @ mix(feature, correlation)
     return scores if bias is None else scores + bias.expand(x.shape[0], 1, -1) @ correlation
+
+
+def through_heads(
+    x: Tensor, feature: Tensor, correlation: Tensor, output: Tensor, longest: int | None = None
+) -> Tensor:
+    """Multiplies X F C O, C in heads (B, h, k, k); F C O is smaller than X where steps are many.
+
+    All may have one more leading dimension, that of the modalities.
+    """
+    steps = x.shape[-2]
+    if torch.compiler.is_compiling():
+        # A compiled graph must serve any number of steps, and most windows have some hundreds.
+        steps = 256 if longest is None else longest
+    if steps < x.shape[-1]:
+        return _mapped(in_heads(_mapped(x, feature), correlation), output)
+    maps = torch.unflatten(output, -2, (correlation.shape[-3], -1)).unsqueeze(-4)
+    return x @ (feature.unsqueeze(-3) @ (correlation @ maps).flatten(-3, -2))
+
+
+def in_heads(x: Tensor, correlation: Tensor) -> Tensor:
+    """Multiplies X C, with C in heads (B, h, k, k)."""
+    product = split_heads(x, correlation.shape[-3]) @ correlation
+    return product.transpose(-3, -2).flatten(-2)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Splits the features: (B, L, d) as (B, h, L, k)."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(-3, -2)
+
+
+def _mapped(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiplies X A, in one product for all samples."""
+    return (x.flatten(-3, -2) @ weight).view_as(x)
 
 
 def mix(weight: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear
 
 from crossfuse.functional._checks import check_stable_heads, checked
+from crossfuse.functional._products import in_heads, split_heads, through_heads
 
 
 @checked(key="BLd", value="BLd")
@@ -45,9 +46,10 @@ def rcma_stable_correlation(
     # 1/n is the product of the two 1/sqrt(n) by which a norm is more than a root mean square.
     key = key * _inverse_norm(key, count)
     # The columns of V are divided where they are small: in C.
-    size = torch.unflatten(_inverse_norm(value, count), 2, (heads, -1)).transpose(1, 2)
-    correlation = torch.bmm(_split(key, heads).mT, _split(value, heads))
-    return torch.unflatten(correlation, 0, (key.shape[0], heads)) * size  # (B, h, 1, k)
+    size = split_heads(_inverse_norm(value, count), heads)
+    # Copies, which are faster than the transposed ones that the product would make.
+    key, value = (split_heads(x, heads).contiguous() for x in (key, value))
+    return key.mT @ value * size  # (B, h, 1, k)
 
 
 @checked(also=check_stable_heads, query="BLd", correlation="Bhkk")
@@ -70,9 +72,27 @@ def rcma_stable_attention_map(query: Tensor, correlation: Tensor) -> Tensor:
         >>> rcma_stable_attention_map(query, correlation).shape
         torch.Size([2, 9, 8])
     """
-    heads, width = correlation.shape[1:3]
-    spread = torch.bmm(_split(query, heads), (correlation * width**-0.5).flatten(0, 1))
-    return torch.unflatten(spread, 0, (query.shape[0], heads)).transpose(1, 2).flatten(2)
+    return in_heads(query, correlation * correlation.shape[2] ** -0.5)
+
+
+def attended_features(
+    x: Tensor,
+    inner: Tensor,
+    feature: Tensor,
+    correlation: Tensor,
+    output: Tensor,
+    *,
+    longest: int | None,
+    dropout: float,
+) -> Tensor:
+    r"""Adds H O to X for the query X F of ``inner``, without H where that is less work.
+
+    Computes what ``rcma_stable_attention_map`` and ``rcma_attended_features`` do, for windows of
+    up to ``longest`` steps; all (B, L, d).
+    """
+    correlation = correlation * correlation.shape[2] ** -0.5
+    product = through_heads(inner, feature, correlation, output, longest)
+    return x + torch.dropout(product, dropout, train=True)
 
 
 @checked(x="BLd", value="BLm", hidden="dm", hidden_bias="m", back="md")
@@ -119,9 +139,3 @@ def _inverse_norm(x: Tensor, count: Tensor | int) -> Tensor:
     # The epsilon of LayerNorm; a literal, because compiled checkpoints cannot share a global float.
     power = torch.add(wide.square().sum(dim=1, keepdim=True), count, alpha=1e-5)
     return power.rsqrt().to(x.dtype)
-
-
-def _split(x: Tensor, heads: int) -> Tensor:
-    """Splits the features (B, L, d) into heads, as a part of the batch: (B h, L, k)."""
-    # The copy that this makes is faster than the transposed one that a product would make.
-    return torch.unflatten(x, 2, (heads, -1)).transpose(1, 2).flatten(0, 1)
