@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossfuse._errors import error
 
@@ -138,17 +138,30 @@ def _refuses(eager: Callable[..., Any], args: tuple[Any, ...], options: dict[str
 
 
 def _recomputing(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:  # noqa: ANN401
-    """Compiles with inductor, which is to make masks again in backward instead of keeping them.
+    """Compiles with inductor for the CPU, without what would make training slower than eager.
 
-    On the CPU its code for bool tensors is slow: writing down where a relu was zero takes 16 times
-    as long as the relu, and costs compiled training more than compilation gains.
+    - Its code for bool tensors is slow: writing down where a relu was zero takes 16 times as long
+      as the relu. So masks are made again in backward instead of being kept, and the gradient of a
+      leaky relu is computed without one.
+    - It computes a sum of residuals again in each reader, from all that was ever added. So what is
+      read more than twice is computed once.
     """
-    from torch._dynamo import lookup_backend  # takes as long to import as all of torch
-    from torch._functorch import config
+    from torch._functorch import config  # these take as long to import as all of torch
     from torch._inductor import config as inductor
+    from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.decomposition import select_decomp_table
 
-    with config.patch(aggressive_recomputation=True), inductor.patch(_OPTIONS):
-        return lookup_backend("inductor")(graph, inputs)
+    leaky = torch.ops.aten.leaky_relu_backward.default
+    table = {**select_decomp_table(), leaky: _leaky_relu_backward}
+    options = {**_OPTIONS, "realize_reads_threshold": 2}
+    with config.patch(aggressive_recomputation=True), inductor.patch(options):
+        return compile_fx(graph, inputs, decompositions=table)
+
+
+def _leaky_relu_backward(gradient: Tensor, x: Tensor, slope: float, self_is_result: bool) -> Tensor:
+    """Computes the gradient of a leaky relu; the sign of x is that of the result, too."""
+    positive = torch.sign(x).clamp(min=0)
+    return gradient * (positive + (1 - positive) * slope)
 
 
 def _on_cuda(module: nn.Module) -> bool:

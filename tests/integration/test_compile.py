@@ -300,6 +300,28 @@ def test_a_compiled_module_is_compiled_as_what_it_holds(
     assert again.state_dict().keys() == once.state_dict().keys()
 
 
+@pytest.mark.slow
+def test_training_of_a_tcn_keeps_no_masks() -> None:
+    """The compiler's code for bool tensors takes many times as long as the relu."""
+    tcn = filled(crossfuse.TemporalConvNet(3, [4, 4], kernel_size=3), 0)
+    y = crossfuse.compile(tcn)(batch(8, 6)["face"])
+    kept = y.grad_fn.saved_tensors
+    assert kept
+    assert not [x.shape for x in kept if x.dtype == torch.bool]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("slope", [0.01, 0.0, 1.0, -0.5])
+def test_the_gradient_of_a_leaky_relu_is_that_of_torch(slope: float, dtype: torch.dtype) -> None:
+    x = torch.tensor([-3.0, -1e-4, -0.0, 0.0, 1e-4, 5.0, -torch.inf, torch.inf], dtype=dtype)
+    gradient = torch.linspace(-2, 2, len(x), dtype=dtype)
+    expected = torch.ops.aten.leaky_relu_backward(gradient, x, slope, False)
+    found = _compile._leaky_relu_backward(gradient, x, slope, False)
+    # The compiler does not round the slope to half precision.
+    allowed = torch.finfo(dtype).eps if dtype.itemsize == 2 else 0
+    torch.testing.assert_close(found, expected, rtol=allowed, atol=0)
+
+
 def test_the_default_backend_is_taken_on_the_cpu(
     chosen: Chosen, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
