@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import sys
 import traceback
@@ -16,6 +17,7 @@ from torch import Tensor
 import crossfuse
 from crossfuse.functional import _equations as equations
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(crossfuse.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # What each file (or folder) may import from the package. The rooms that many use come first.
@@ -202,3 +204,17 @@ def test_no_class_of_ours_overrides_another() -> None:
             if isinstance(node, ast.ClassDef):
                 bases = {ast.unparse(base) for base in node.bases}
                 assert not bases & own, f"{node.name} derives from {bases & own}"
+
+
+def test_workflows_name_actions_by_their_hash() -> None:
+    """A tag can be moved to other code."""
+    used = [
+        line.split("uses:")[1].strip()
+        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert used
+    for action in used:
+        own = action.startswith("./")
+        assert own or re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", action), action
