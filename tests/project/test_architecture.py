@@ -176,19 +176,19 @@ def test_forward_does_not_look_at_the_data(path: Path) -> None:
 
 
 def test_few_calls_lead_to_the_equation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """forward -> Step.forward -> Branch.forward -> attend -> the equation, and nothing between."""
+    """forward -> Step.forward -> Branch.forward -> _attended -> the equation, nothing between."""
     seen: list[list[str]] = []
-    equation = equations.rcma_attended_features
+    equation = equations.rcma_feed_forward
 
-    def recorded(x: Tensor, attention: Tensor, output: Tensor, *, dropout: float) -> Tensor:
+    def recorded(*given: Tensor, dropout: float) -> Tensor:
         stack = [f.name for f in traceback.extract_stack() if f.filename.startswith(str(PACKAGE))]
         seen.append(stack)
-        return equation(x, attention, output, dropout=dropout)
+        return equation(*given, dropout=dropout)
 
-    monkeypatch.setattr(equations, "rcma_attended_features", recorded)
+    monkeypatch.setattr(equations, "rcma_feed_forward", recorded)
     crossfuse.RecursiveCrossModalAttention([3, 5])([torch.ones(1, 2, 3), torch.ones(1, 2, 5)])
     named = [name for name in seen[0] if not name.startswith("<")]
-    assert named == ["forward", "forward", "forward", "attend"]
+    assert named == ["forward", "forward", "forward", "_attended"]
 
 
 def test_no_class_of_ours_overrides_another() -> None:
