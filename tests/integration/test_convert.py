@@ -347,3 +347,45 @@ def test_a_checkpoint_file_with_more_in_it_is_refused() -> None:
         convert.tcn("checkpoint.pt")  # type: ignore[arg-type]  # the wrong call
     with pytest.raises(ValueError, match=r"missing 'network\.0\.conv1\.weight_g'"):
         convert.tcn({})
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_function_refuses_what_is_no_mapping_of_tensors(name: str) -> None:
+    state, run = CHECKPOINTS[name]
+    key = next(iter(state))
+    for wrong, got in (
+        ({**state, key: 3}, f"'{key}': int"),
+        ({**state, 5: torch.ones(1)}, "5: Tensor"),
+        (list(state.values()), "list"),
+    ):
+        with pytest.raises(TypeError, match="not a mapping of names to tensors") as caught:
+            run(wrong)  # type: ignore[arg-type]  # the wrong call
+        assert f"got       {got}\n" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "change", "got", "expected"),
+    [
+        ("tcn", "network.0.conv1.weight_v", torch.sum, "()", "(any, any, any)"),
+        ("tcn", "network.0.conv1.bias", torch.atleast_2d, "(1, 7)", "(any)"),
+        ("leader_follower", "ln.weight", lambda x: x[:2], "(2, 4)", "(3, any)"),
+        ("leader_follower", "ln.bias", lambda x: x[0], "(4,)", "(3, any)"),
+        (
+            "others",
+            "dcn_layers.0.dense_coattn.query_linear_va.bias",
+            lambda x: x[:5],
+            "(5,)",
+            "(12, ...)",
+        ),
+    ],
+)
+def test_a_wrong_shape_is_shown_beside_that_of_the_authors(
+    name: str, key: str, change: Callable[[Tensor], Tensor], got: str, expected: str
+) -> None:
+    """Any size for what the authors leave free, and an ellipsis for axes that follow."""
+    state, run = CHECKPOINTS[name]
+    with pytest.raises(ValueError, match="not have the shape of the authors' module") as caught:
+        run({**state, key: change(state[key])})
+    lines = [line.split(maxsplit=1) for line in str(caught.value).splitlines()]
+    assert ["got", got] in lines
+    assert ["expected", expected] in lines
