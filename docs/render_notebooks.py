@@ -61,7 +61,7 @@ def from_page(page: Path) -> NotebookNode:
 
 def execute(notebook: NotebookNode, folder: str) -> NotebookNode:
     """Runs all cells in an empty folder and keeps their outputs."""
-    client = NotebookClient(notebook, timeout=120, record_timing=False)
+    client = NotebookClient(notebook, timeout=900, record_timing=False)
     executed: NotebookNode = client.execute(cwd=folder)
     return executed
 
