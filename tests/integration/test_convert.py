@@ -389,3 +389,43 @@ def test_a_wrong_shape_is_shown_beside_that_of_the_authors(
     lines = [line.split(maxsplit=1) for line in str(caught.value).splitlines()]
     assert ["got", got] in lines
     assert ["expected", expected] in lines
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("others", "dcn_layers.0.dense_coattn.key1_linear.weight"),
+        ("others", "dcn_layers.0.dense_coattn.key1_linear.bias"),
+        ("leader_follower", "encoderQ.video.weight"),
+        ("leader_follower", "encoderQ.video.bias"),
+    ],
+)
+def test_a_value_with_an_axis_more_is_refused(name: str, key: str) -> None:
+    state, run = CHECKPOINTS[name]
+    with pytest.raises(ValueError, match=f"'{key}' does not have the shape"):
+        run({**state, key: state[key][None]})
+
+
+def test_the_joint_is_one_of_two() -> None:
+    with pytest.raises(ValueError, match="'some'"):
+        convert.rcma(CHECKPOINTS["others"][0], modalities=NAMES, joint="some")  # type: ignore[arg-type]  # the wrong call
+
+
+@pytest.mark.parametrize("dims", [[4, 5, 3], [4, 7], [12], 12])
+def test_dims_fit_the_names_and_the_joint(dims: list[int]) -> None:
+    """Each alone is not enough: as many as names, and the features of the joint together."""
+    state, _ = CHECKPOINTS["jca"]
+    with pytest.raises(ValueError, match="dims does not give the features of each modality"):
+        convert.jca(state, modalities=["video", "audio"], dims=dims)
+
+
+def test_messages_show_what_is_expected() -> None:
+    state, run = CHECKPOINTS["leader_follower"]
+    with pytest.raises(ValueError, match="expected  some different names"):
+        convert.leader_follower(state, modalities=[])
+    with pytest.raises(ValueError, match="expected  3 different names"):
+        convert.rcma(CHECKPOINTS["others"][0], modalities=[], joint="others")
+    with pytest.raises(ValueError, match="missing") as caught:
+        run({})
+    (line,) = [each for each in str(caught.value).splitlines() if "expected" in each]
+    assert line.count("'encoder") == 2, "two of their keys are enough to see which module is meant"
