@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -353,13 +353,16 @@ def test_a_checkpoint_file_with_more_in_it_is_refused() -> None:
 def test_every_function_refuses_what_is_no_mapping_of_tensors(name: str) -> None:
     state, run = CHECKPOINTS[name]
     key = next(iter(state))
-    for wrong, got in (
-        ({**state, key: 3}, f"'{key}': int"),
-        ({**state, 5: torch.ones(1)}, "5: Tensor"),
+    number: dict[Any, Any] = dict(state) | {key: 3}
+    unnamed: dict[Any, Any] = dict(state) | {5: torch.ones(1)}
+    wrongs: list[tuple[Any, str]] = [
+        (number, f"'{key}': int"),
+        (unnamed, "5: Tensor"),
         (list(state.values()), "list"),
-    ):
+    ]
+    for wrong, got in wrongs:
         with pytest.raises(TypeError, match="not a mapping of names to tensors") as caught:
-            run(wrong)  # type: ignore[arg-type]  # the wrong call
+            run(wrong)
         assert f"got       {got}\n" in str(caught.value)
 
 
