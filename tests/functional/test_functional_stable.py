@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -86,33 +85,30 @@ def test_attended_features_with_and_without_the_map(draw: Numbers, heads: int, c
         properties.close(one, expected[n], "one", OUTPUT)
 
 
-def test_attended_features_take_the_order_of_the_fewest_operations() -> None:
-    for steps in (2, 11, 12, 13, 40):
-        draw = Numbers({"b": 2, "s": steps, "w": 12, "h": 3, "d": 4}, 0)
-        x, feature, correlation, output = draw("bsw"), draw("ww"), draw("bhdd"), draw("ww")
-        first = 2 * 2 * steps * 12 * (2 * 12 + 4)
-        last = 2 * 2 * (12 * 12 * (4 + 12) + steps * 12 * 12)
-        found = _operations(x, feature, correlation, output)
-        assert found == min(first, last), f"{steps} steps: {found}, the orders {first} and {last}"
+def orders(steps: int, longest: int | None = None) -> tuple[int, int, int]:
+    """Operations of a call, and what they are with H made first and with F C O made first."""
+    draw = Numbers({"b": 2, "s": steps, "w": 12, "h": 3, "d": 4}, 0)
+    given = draw("bsw"), draw("ww"), draw("bhdd"), draw("ww")
+    map_first = 2 * 2 * steps * 12 * (2 * 12 + 4)
+    weights_first = 2 * 2 * (12 * 12 * (4 + 12) + steps * 12 * 12)
+    return flops(lambda: through_heads(*given, longest)), map_first, weights_first
 
 
-def _operations(*given: Any) -> int:  # noqa: ANN401
-    return flops(lambda: through_heads(*given))
+@pytest.mark.parametrize("steps", [2, 11, 12, 13, 40])
+def test_attended_features_take_the_order_of_the_fewest_operations(steps: int) -> None:
+    found, *both = orders(steps)
+    assert found == min(both), f"{found} operations, the orders take {both}"
 
 
+@pytest.mark.parametrize("steps", [2, 40])
 @pytest.mark.parametrize(("longest", "map_first"), [(None, False), (4, True), (40, False)])
 def test_a_graph_of_attended_features_serves_all_lengths(
-    longest: int | None, map_first: bool, monkeypatch: pytest.MonkeyPatch
+    steps: int, longest: int | None, map_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The layer's longest window decides, or that most windows have some hundreds of steps."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for steps in (2, 40):
-        draw = Numbers({"b": 2, "s": steps, "w": 12, "h": 3, "d": 4}, 0)
-        x, feature, correlation, output = draw("bsw"), draw("ww"), draw("bhdd"), draw("ww")
-        first = 2 * 2 * steps * 12 * (2 * 12 + 4)
-        last = 2 * 2 * (12 * 12 * (4 + 12) + steps * 12 * 12)
-        found = _operations(x, feature, correlation, output, longest)
-        assert found == (first if map_first else last)
+    found, *both = orders(steps, longest)
+    assert found == both[0 if map_first else 1]
 
 
 @given(draw=numbers)

@@ -87,8 +87,8 @@ def attended_features(
 ) -> Tensor:
     r"""Adds H O to X for the query X F of ``inner``, without H where that is less work.
 
-    Computes what ``rcma_stable_attention_map`` and ``rcma_attended_features`` do, for windows of
-    up to ``longest`` steps; all (B, L, d).
+    The numbers are those of ``rcma_stable_attention_map`` and ``rcma_attended_features``. A
+    compiled graph is made for windows of ``longest`` steps.
     """
     correlation = correlation * correlation.shape[2] ** -0.5
     product = through_heads(inner, feature, correlation, output, longest)
